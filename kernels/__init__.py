@@ -1,0 +1,1 @@
+"""Pallas and XLA kernels, imported as ``soler1_jax.kernels``."""

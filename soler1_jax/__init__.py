@@ -1,0 +1,1 @@
+"""Video-language reward models inside compiled robot learning loops, in JAX."""
