@@ -1,1 +1,1 @@
-""
+"""Rays against primitive geoms."""

@@ -1,1 +1,1 @@
-""
+"""Saving, restoring and shipping of training states and models."""

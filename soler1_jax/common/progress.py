@@ -3,6 +3,7 @@
 import sys
 import time
 from types import TracebackType
+from typing import Self
 
 from rich.console import Console
 from rich.progress import (
@@ -57,7 +58,7 @@ class Bar:
             time.monotonic() - self._start, 1e-9
         )
 
-    def __enter__(self) -> "Bar":
+    def __enter__(self) -> Self:
         if self._live:
             self._live.start()
         return self

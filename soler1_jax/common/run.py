@@ -124,9 +124,9 @@ class Run:
         """Appends one line to `metrics.jsonl`: step, seconds since start, metrics."""
         line = {"step": int(step), "seconds": round(time.monotonic() - self.started, 3)}
         line.update({k: _plain(v) for k, v in metrics.items()})
-        with disk_errors(self.folder):
-            with (self.folder / "metrics.jsonl").open("a") as file:
-                file.write(json.dumps(line, default=_plain) + "\n")
+        path = self.folder / "metrics.jsonl"
+        with disk_errors(self.folder), path.open("a") as file:
+            file.write(json.dumps(line, default=_plain) + "\n")
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """Writes `result.json`; its presence says that the run is complete."""

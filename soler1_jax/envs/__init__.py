@@ -1,1 +1,1 @@
-""
+"""MJX tabletop tasks, their cameras and their ground truth."""

@@ -1,1 +1,1 @@
-""
+"""Rewarders measured against the truth."""

@@ -1,1 +1,1 @@
-""
+"""Rewarders: the model, and the controls it is compared with."""

@@ -1,1 +1,1 @@
-""
+"""Pixel reinforcement learning with the rewarder inside the compiled loop."""

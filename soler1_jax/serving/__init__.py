@@ -1,1 +1,1 @@
-""
+"""A reward server and its thin client."""

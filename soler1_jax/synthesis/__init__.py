@@ -1,1 +1,1 @@
-""
+"""Runs, labels, thoughts and questions made from simulation."""

@@ -1,1 +1,1 @@
-""
+"""Supervised fine-tuning and learning from verifiable rewards."""

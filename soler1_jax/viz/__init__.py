@@ -1,1 +1,1 @@
-""
+"""Pictures, videos and pages."""

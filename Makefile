@@ -1,0 +1,31 @@
+# Everything runs in .venv, made by `make install` with Python 3.11 or 3.12.
+PYTHON ?= $(shell for p in python3.12 python3.11 python3; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' \
+	2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+RUFF := --line-length 88 --select E,F,I,UP,B,W
+export JAX_PLATFORMS ?=
+
+.PHONY: install quickstart test lint clean
+
+install: .venv/installed
+
+.venv/installed: setup.cfg pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed; none was found; install one or set PYTHON=" >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $@
+
+quickstart: install
+	$(BIN)/python experiments/quickstart.py
+
+test: install
+	$(BIN)/pytest -m "not slow"
+
+lint: install
+	$(BIN)/ruff check $(RUFF) .
+	$(BIN)/ruff format --check .
+
+clean:
+	rm -rf .venv build dist *.egg-info
