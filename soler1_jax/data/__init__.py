@@ -1,0 +1,1 @@
+"""Records on disk, the texts they hold, and batches for training."""
