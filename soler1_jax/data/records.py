@@ -9,12 +9,15 @@ axes, progress in percent with 0 at the first frame.
       task        str                 name of the task, e.g. "lift-red-cube"
       sentence    str                 the task in words
       family      str                 task family, e.g. "lift"
+      verb, noun  str                 the task's, e.g. "push_left", "cube"
       split       str                 "train" | "unseen"
       level       int                 0 expert .. 6 random
       stride      int                 control steps between two frames
       external    uint8 [T,S,S,3]     what the fixed camera sees (RGB)
       wrist       uint8 [T,S,S,3]     what the wrist camera sees (None: not stored)
       semantic    uint8 [T,S,S]       class of each external pixel (CLASSES)
+      names       8 x str             words for each class, "" if it is not nameable
+      named       int                 class of the thing that the task names
       colors      int32 [8]           colour of each class, an index of COLORS
       shapes      int32 [8]           shape of each class, an index of SHAPES
       facts       float32 [T,F]       privileged measurements, columns FACTS
@@ -25,7 +28,8 @@ axes, progress in percent with 0 at the first frame.
         completion  str               what should be answered (data/text.py)
         progress    int               percent at `cur`, 0 where source != progress
         previous    int               percent at `prev`, 0 where source != progress
-        claims      dict              machine-readable truth of the thought
+        claims      dict              machine-readable truth: of a thought, kind ->
+                                      value (CLAIMS); of a question, see questions.py
 
 The facts are for training targets and for evaluation; a rewarder is never given
 them. On disk a record is a tf.train.Example written without TensorFlow (paper
@@ -89,6 +93,18 @@ FACTS = (
     "success",
 )
 
+# What a thought can claim: kind -> values, in the order in which it is said.
+CLAIMS: dict[str, tuple[str, ...]] = {
+    "motion": ("nearer", "farther", "same"),
+    "contact": ("yes", "near", "no"),
+    "wrong": ("yes",),
+    "grasp": ("yes", "no"),
+    "object": ("toward", "away", "still"),
+    "state": ("worse", "none", "some", "most", "done"),
+    "remains": ("reach", "act", "finish", "nothing"),
+    "trend": ("up", "down", "same"),
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Query:
@@ -113,12 +129,16 @@ class Episode:
     task: str
     sentence: str
     family: str
+    verb: str
+    noun: str
     split: str
     level: int
     stride: int
     external: np.ndarray
     wrist: np.ndarray | None
     semantic: np.ndarray
+    names: tuple[str, ...]
+    named: int
     colors: np.ndarray
     shapes: np.ndarray
     facts: np.ndarray
@@ -160,11 +180,15 @@ def features(
         "task": text,
         "sentence": text,
         "family": text,
+        "verb": text,
+        "noun": text,
         "split": text,
         "level": integer,
         "stride": integer,
         "external": pixels,
         "semantic": tensor((frames, size, size), np.uint8),
+        "names": tfds_features.Sequence(text, length=len(CLASSES)),
+        "named": integer,
         "colors": tensor((len(CLASSES),), np.int32),
         "shapes": tensor((len(CLASSES),), np.int32),
         "facts": tensor((frames, len(FACTS)), np.float32),
@@ -197,6 +221,7 @@ def serialize(episode: Episode) -> bytes:
     row = {field.name: getattr(episode, field.name) for field in _ROW}
     if episode.wrist is None:
         del row["wrist"]
+    row["names"] = list(episode.names)
     row["queries"] = [
         {**dataclasses.asdict(q), "claims": json.dumps(q.claims, sort_keys=True)}
         for q in episode.queries
@@ -222,16 +247,20 @@ def from_row(row: dict[str, Any]) -> Episode:
         )
         for i in range(count)
     )
-    values: dict[str, Any] = {"wrist": row.get("wrist"), "queries": queries}
+    values: dict[str, Any] = {
+        "wrist": row.get("wrist"),
+        "names": tuple(_text(name) for name in row["names"]),
+        "queries": queries,
+    }
     for field in _ROW:
         if field.name not in values:
             values[field.name] = _plain(field.name, row[field.name])
     return Episode(**values)
 
 
-_TEXTS = {"name", "task", "sentence", "family", "split"}
+_TEXTS = {"name", "task", "sentence", "family", "verb", "noun", "split"}
 _TEXTS |= {"source", "prompt", "completion"}
-_NUMBERS = {"level", "stride", "first", "prev", "cur", "progress", "previous"}
+_NUMBERS = {"level", "stride", "named", "first", "prev", "cur", "progress", "previous"}
 
 
 def _text(value: bytes | str) -> str:

@@ -1,1 +1,1 @@
-"""Runs, labels, thoughts and questions made from simulation."""
+"""From simulated runs to labelled records: experts, mistakes, thoughts, questions."""
