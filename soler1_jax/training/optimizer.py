@@ -1,0 +1,87 @@
+"""AdamW with warm-up, cosine decay and clipping by the global norm."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from soler1_jax.common.errors import UserError, require_non_negative, require_positive
+
+
+@flax.struct.dataclass
+class OptimizerConfig:
+    """Settings of the optimizer.
+
+    Attributes:
+      learning_rate: peak value, reached after the warm-up.
+      warmup_steps: linear rise from 0.
+      final_fraction: share of the peak that is left at the last step.
+      schedule: "cosine" or "constant" after the warm-up.
+      weight_decay: decoupled, on arrays of two or more dimensions only.
+      clip_norm: largest global norm of a gradient; 0 switches clipping off.
+      b1: decay of the first moment.
+      b2: decay of the second moment.
+    """
+
+    learning_rate: float = 1.2e-3
+    warmup_steps: int = 50
+    final_fraction: float = 0.02
+    schedule: str = "cosine"
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    b1: float = 0.9
+    b2: float = 0.98
+
+
+def schedule(config: OptimizerConfig, steps: int) -> Callable[[Any], jax.Array]:
+    """Learning rate as a function of the step, over `steps` steps in all.
+
+    Raises:
+      UserError: an unknown schedule or an impossible rate.
+    """
+    require_positive("the learning rate", config.learning_rate)
+    require_non_negative("the warm-up", config.warmup_steps)
+    warmup = min(config.warmup_steps, max(steps - 1, 0))
+    if config.schedule == "cosine":
+        after = optax.cosine_decay_schedule(
+            config.learning_rate, max(steps - warmup, 1), config.final_fraction
+        )
+    elif config.schedule == "constant":
+        after = optax.constant_schedule(config.learning_rate)
+    else:
+        raise UserError(
+            "a learning-rate schedule is cosine or constant; "
+            f"got {config.schedule!r}; choose one of them"
+        )
+    if not warmup:
+        return after
+    rise = optax.linear_schedule(0.0, config.learning_rate, warmup)
+    return optax.join_schedules([rise, after], [warmup])
+
+
+def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+    """Returns AdamW for a run of `steps` steps."""
+    clip = (
+        optax.clip_by_global_norm(config.clip_norm)
+        if config.clip_norm > 0
+        else optax.identity()
+    )
+    return optax.chain(
+        clip,
+        optax.adamw(
+            schedule(config, steps),
+            b1=config.b1,
+            b2=config.b2,
+            weight_decay=config.weight_decay,
+            mask=_decayed,
+            mu_dtype=jnp.float32,
+        ),
+    )
+
+
+def _decayed(params: Any) -> Any:
+    """Gains and biases are not pulled towards zero."""
+    return jax.tree.map(lambda p: p.ndim >= 2, params)

@@ -1,0 +1,179 @@
+"""Perception losses: what is where in a frame, taught from the renderer's id buffer.
+
+Dense labels per patch (class, colour, shape) and heat maps of the gripper and of
+things that are named in words. Without them a small model stays on a plateau and
+learns to copy instead of to look. Letters: N frames, M names a frame, P patches,
+C = 8 classes, F facts, L words of a name. Positions are in metres, world axes.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from soler1_jax.data.records import CLASSES, COLORS, FACTS, SHAPES
+from soler1_jax.training import losses
+
+GRIPPER = CLASSES.index("gripper")
+STATE_SIZE = 7
+# Classes whose centre is among the facts; a fixture's is known only if it is named.
+_CENTRES = {"object0": "object0", "object1": "object1", "plate": "plate"}
+
+
+class Scenes(NamedTuple):
+    """Truth of N frames."""
+
+    shares: jax.Array  # float32 [N,P,C], share of each class in each patch
+    colors: jax.Array  # int32 [N,C], of each class, index of COLORS
+    shapes: jax.Array  # int32 [N,C], of each class, index of SHAPES
+    named: jax.Array  # int32 [N], class that the task names
+    facts: jax.Array  # float32 [N,F]
+
+
+def column(facts: jax.Array, name: str) -> jax.Array:
+    """One fact, [...] of [...,F]."""
+    return facts[..., FACTS.index(name)]
+
+
+def point(facts: jax.Array, name: str) -> jax.Array:
+    """The position of "gripper", "named", "object0", ...: [...,3] metres."""
+    first = FACTS.index(f"{name}_x")
+    return facts[..., first : first + 3]
+
+
+def state_target(facts: jax.Array) -> jax.Array:
+    """What the state head must tell of the current frame: float32 [...,7].
+
+    Offset from gripper to the point that it must reach (3) and their distance, both
+    in units of `losses.POSITION_SCALE`; reach and act fractions; progress / 100.
+    """
+    offset = point(facts, "named") - point(facts, "gripper")
+    distance = jnp.linalg.norm(offset, axis=-1, keepdims=True)
+    rest = [column(facts, name)[..., None] for name in ("reach", "act")]
+    progress = column(facts, "progress")[..., None] / 100
+    metres = jnp.concatenate([offset, distance], -1) / losses.POSITION_SCALE
+    return jnp.concatenate([metres, *rest, progress], axis=-1)
+
+
+def dense_loss(logits: Any, scenes: Scenes) -> dict[str, jax.Array]:
+    """Per-patch losses.
+
+    Args:
+      logits: has `classes` [N,P,8], `color` [N,P,7] and `shape` [N,P,4].
+      scenes: truth of the same frames.
+
+    Returns:
+      Cross-entropies in nats: "classes" over all patches, "color" and "shape" over
+      patches that hold something coloured or shaped, by its share.
+    """
+    everywhere = jnp.ones(scenes.shares.shape[:2])
+    color, color_weight = _attribute(scenes.shares, scenes.colors, len(COLORS))
+    shape, shape_weight = _attribute(scenes.shares, scenes.shapes, len(SHAPES))
+    return {
+        "classes": losses.soft_cross_entropy(logits.classes, scenes.shares, everywhere),
+        "color": losses.soft_cross_entropy(logits.color, color, color_weight),
+        "shape": losses.soft_cross_entropy(logits.shape, shape, shape_weight),
+    }
+
+
+def _attribute(
+    shares: jax.Array, values: jax.Array, count: int
+) -> tuple[jax.Array, jax.Array]:
+    """Fractions [N,P,count] of an attribute, and how much of a patch has one [N,P].
+
+    The last value means "none" and is not taught.
+    """
+    onehot = jax.nn.one_hot(values, count) * (values < count - 1)[..., None]
+    amount = jnp.einsum("npc,nca->npa", shares, onehot)
+    weight = amount.sum(-1)
+    return amount / jnp.maximum(weight, 1e-6)[..., None], weight
+
+
+def heat_target(shares: jax.Array, which: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Where the pixels of one class are.
+
+    Args:
+      shares: [N,P,C].
+      which: int32 [N,M], classes.
+
+    Returns:
+      Share of the class's pixels in each patch, float32 [N,M,P], and whether it is
+      visible, bool [N,M]: at least a quarter of one patch's pixels.
+    """
+    pixels = jnp.take_along_axis(
+        shares.swapaxes(1, 2), which[..., None], axis=1
+    )  # [N,M,P]
+    total = pixels.sum(-1)
+    return pixels / jnp.maximum(total, 1e-6)[..., None], total > 0.25
+
+
+def centres(scenes: Scenes) -> tuple[jax.Array, jax.Array]:
+    """Positions of the classes, float32 [N,C,3], and whether they are known [N,C]."""
+    named = jax.nn.one_hot(scenes.named, len(CLASSES), dtype=bool)
+    target = point(scenes.facts, "named")
+    places, known = [], []
+    for index, name in enumerate(CLASSES):
+        source = "gripper" if index == GRIPPER else _CENTRES.get(name)
+        if source is None:
+            places.append(target)
+            known.append(named[:, index])
+        else:
+            places.append(point(scenes.facts, source))
+            known.append(jnp.ones(len(named), bool))
+    return jnp.stack(places, axis=1), jnp.stack(known, axis=1)
+
+
+def grounding_loss(
+    heat_logits: jax.Array,
+    positions: jax.Array,
+    which: jax.Array,
+    asked: jax.Array,
+    scenes: Scenes,
+) -> dict[str, jax.Array]:
+    """Losses of heat maps and positions.
+
+    Args:
+      heat_logits: [N,M,2,P]; 0 the gripper, 1 the thing in words.
+      positions: [N,M,2,3] in units of `losses.POSITION_SCALE`.
+      which: int32 [N,M], class of the thing in words.
+      asked: bool [N,M], False where there are no words.
+      scenes: truth of the N frames.
+
+    Returns:
+      Losses "gripper_heat", "named_heat" (nats), "gripper_position",
+      "named_position", and the measures "gripper_peak", "named_peak": how often
+      the hottest patch holds at least an eighth of a patch of the thing.
+    """
+    count = which.shape[1]
+    both = jnp.stack([jnp.full_like(which, GRIPPER), which], axis=-1)  # [N,M,2]
+    target, visible = heat_target(scenes.shares, both.reshape(len(which), -1))
+    target = target.reshape(heat_logits.shape)
+    seen = visible.reshape(both.shape) & asked[..., None]
+    places, known = centres(scenes)
+    flat = both.reshape(len(which), -1)
+    metres = jnp.take_along_axis(places, flat[..., None], axis=1)
+    metres = metres.reshape(*both.shape, 3)
+    sure = jnp.take_along_axis(known, flat, axis=1).reshape(both.shape)
+    hottest = jnp.argmax(heat_logits, axis=-1)
+    pixels = jnp.take_along_axis(
+        scenes.shares[:, None].repeat(count, 1), hottest[..., None], axis=2
+    )  # [N,M,2,C]
+    hit = jnp.take_along_axis(pixels, both[..., None], axis=-1)[..., 0] >= 0.125
+    result = {}
+    for k, name in enumerate(("gripper", "named")):
+        result[f"{name}_heat"] = losses.heat(
+            heat_logits[:, :, k], target[:, :, k], seen[:, :, k]
+        )
+        result[f"{name}_position"] = losses.position(
+            positions[:, :, k],
+            metres[:, :, k],
+            seen[:, :, k] & sure[:, :, k],
+            losses.POSITION_SCALE,
+        )
+        result[f"{name}_peak"] = losses.masked_mean(hit[:, :, k], seen[:, :, k])
+    return result
+
+
+def total(parts: dict[str, jax.Array]) -> jax.Array:
+    """The perception loss: the sum of all parts that are not measures."""
+    return sum(v for k, v in parts.items() if not k.endswith("_peak"))
