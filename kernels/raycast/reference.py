@@ -1,0 +1,187 @@
+"""The plain implementation: every primitive as a list of surface pieces, all of them cast.
+
+Dimension letters: G geoms, R rays. Slow, exact to float32, and written with other
+formulas than `primitives`: a box is six rectangles, a cylinder a tube and two discs, a
+capsule a tube and two balls. A piece is met where the ray crosses it against its outward
+normal. Distances are in units of the ray's direction, lengths in metres.
+"""
+
+import jax
+import jax.numpy as jnp
+from soler1_jax.kernels.raycast.shapes import FAR, NEAR, Geoms, Hits, exists
+
+Array = jax.Array
+Piece = tuple[Array, Array]  # distance [R], inf for a miss; outward normal [3, R]
+
+
+def _rectangle(origin: Array, ray: Array, axis: int, at: Array, half: Array) -> Piece:
+    """Cast against the rectangle across an axis of the frame, facing away from 0."""
+    sign = jnp.where(at < 0, -1.0, 1.0)
+    distance = (at - origin[axis]) / ray[axis]
+    point = origin + distance * ray
+    inside = jnp.abs(point) <= half[:, None]
+    met = inside.at[axis].set(True).all(axis=0) & (ray[axis] * sign < 0)
+    normal = jnp.zeros_like(ray).at[axis].set(sign)
+    return jnp.where(met, distance, jnp.inf), normal
+
+
+def _disc(origin: Array, ray: Array, at: Array, radius: Array) -> Piece:
+    sign = jnp.where(at < 0, -1.0, 1.0)
+    distance = (at - origin[2]) / ray[2]
+    point = origin + distance * ray
+    met = (point[0] ** 2 + point[1] ** 2 <= radius**2) & (ray[2] * sign < 0)
+    normal = jnp.zeros_like(ray).at[2].set(sign)
+    return jnp.where(met, distance, jnp.inf), normal
+
+
+def _entry(squared: Array, half: Array, outside: Array) -> Array:
+    """Return the smaller root of squared x^2 + 2 half x + outside = 0, or inf."""
+    inside = half**2 - squared * outside
+    root = jnp.sqrt(jnp.maximum(inside, 0.0))
+    return jnp.where((inside > 0) & (squared > 0), (-half - root) / squared, jnp.inf)
+
+
+def _tube(origin: Array, ray: Array, radius: Array, half_length: Array) -> Piece:
+    squared = ray[0] ** 2 + ray[1] ** 2
+    half = origin[0] * ray[0] + origin[1] * ray[1]
+    distance = _entry(squared, half, origin[0] ** 2 + origin[1] ** 2 - radius**2)
+    point = origin + distance * ray
+    met = jnp.abs(point[2]) <= half_length
+    normal = point.at[2].set(0.0) / radius
+    return jnp.where(met, distance, jnp.inf), normal
+
+
+def _ball(origin: Array, ray: Array, at: Array, radii: Array) -> Piece:
+    start = origin.at[2].add(-at) / radii[:, None]
+    scaled = ray / radii[:, None]
+    distance = _entry(
+        jnp.sum(scaled**2, axis=0),
+        jnp.sum(scaled * start, axis=0),
+        jnp.sum(start**2, axis=0) - 1.0,
+    )
+    normal = (start + distance * scaled) / radii[:, None]
+    normal = normal / jnp.linalg.norm(normal, axis=0)
+    return distance, normal
+
+
+def _pieces(kind: int, size: Array, origin: Array, ray: Array) -> list[Piece]:
+    radius, half_length = size[0], size[1]
+    if kind == 0:
+        half = jnp.where(size > 0, size, jnp.inf)
+        distance, normal = _rectangle(origin, ray, 2, jnp.zeros(()), half)
+        return [(distance, normal)]
+    if kind == 2:
+        return [_ball(origin, ray, jnp.zeros(()), jnp.full(3, radius))]
+    if kind == 4:
+        return [_ball(origin, ray, jnp.zeros(()), size)]
+    if kind == 3:
+        ends = [
+            _ball(origin, ray, s * half_length, jnp.full(3, radius)) for s in (1, -1)
+        ]
+        return [_tube(origin, ray, radius, half_length), *ends]
+    if kind == 5:
+        discs = [_disc(origin, ray, s * half_length, radius) for s in (1, -1)]
+        return [_tube(origin, ray, radius, half_length), *discs]
+    sides = ((axis, sign) for axis in range(3) for sign in (1, -1))
+    return [
+        _rectangle(origin, ray, axis, sign * size[axis], size) for axis, sign in sides
+    ]
+
+
+def _inside(kind: int, size: Array, origin: Array) -> Array:
+    """Return which origins lie inside a primitive, bool [R]."""
+    x, y, z = origin
+    if kind == 0:
+        return jnp.zeros(x.shape, bool)
+    if kind in (2, 4):
+        radii = size if kind == 4 else jnp.full(3, size[0])
+        return jnp.sum((origin / radii[:, None]) ** 2, axis=0) < 1
+    if kind == 3:
+        end = z - jnp.clip(z, -size[1], size[1])
+        return x**2 + y**2 + end**2 < size[0] ** 2
+    if kind == 5:
+        return (x**2 + y**2 < size[0] ** 2) & (jnp.abs(z) < size[1])
+    return jnp.all(jnp.abs(origin) < size[:, None], axis=0)
+
+
+def cast_all(
+    geom_types: tuple[int, ...],
+    geoms: Geoms,
+    origins: Array,
+    directions: Array,
+    nearest: float = NEAR,
+) -> tuple[Array, Array]:
+    """Return the entry distance [G, R] (inf: none) and outward normal [G, 3, R].
+
+    Args:
+      geom_types: G static values of `GeomType`.
+      geoms: the primitives.
+      origins: float32 [3, R], metres, world frame.
+      directions: float32 [3, R], world frame.
+      nearest: entries at a smaller distance do not count.
+    """
+    present = exists(geom_types, geoms)
+    size = jnp.where(present[:, None], geoms.size, 1.0)
+    distances, normals = [], []
+    for index, kind in enumerate(geom_types):
+        rotation = geoms.rotation[index]
+        origin = rotation.T @ (origins - geoms.position[index][:, None])
+        ray = rotation.T @ directions
+        pieces = _pieces(kind, size[index], origin, ray)
+        distance = jnp.stack([piece[0] for piece in pieces])
+        normal = jnp.stack([piece[1] for piece in pieces])
+        distance = jnp.where(distance >= nearest, distance, jnp.inf)
+        distance = jnp.where(_inside(kind, size[index], origin), jnp.inf, distance)
+        first = jnp.argmin(distance, axis=0)
+        chosen = jnp.take_along_axis(normal, first[None, None], axis=0)[0]
+        distances.append(jnp.where(present[index], jnp.min(distance, axis=0), jnp.inf))
+        normals.append(rotation @ chosen)
+    return jnp.stack(distances), jnp.stack(normals)
+
+
+def normals(
+    geom_types: tuple[int, ...], geoms: Geoms, origin: Array, directions: Array
+) -> Array:
+    """Return the outward unit normal where each ray first enters a geom, [3, R].
+
+    Zero where nothing is hit. Arguments as for `cast`.
+    """
+    origins = jnp.broadcast_to(origin[:, None], directions.shape)
+    distance, normal = cast_all(geom_types, geoms, origins, directions)
+    first = jnp.argmin(distance, axis=0)
+    chosen = jnp.take_along_axis(normal, first[None, None], axis=0)[0]
+    return jnp.where(jnp.min(distance, axis=0) < FAR, chosen, 0.0)
+
+
+def cast(
+    geom_types: tuple[int, ...],
+    geoms: Geoms,
+    origin: Array,
+    directions: Array,
+    to_light: Array,
+) -> Hits:
+    """Return the nearest hits; see `api.cast`."""
+    origins = jnp.broadcast_to(origin[:, None], directions.shape)
+    distance, normal = cast_all(geom_types, geoms, origins, directions)
+    first = jnp.argmin(distance, axis=0)
+    nearest = jnp.min(distance, axis=0)
+    chosen = jnp.take_along_axis(normal, first[None, None], axis=0)[0]
+    hit = nearest < FAR
+    cosine = jnp.clip(to_light @ jnp.where(hit, chosen, 0.0), 0.0, 1.0)
+    geom = jnp.where(hit, first, -1).astype(jnp.int32)
+    return Hits(jnp.where(hit, nearest, FAR), geom, cosine)
+
+
+def occluded(
+    geom_types: tuple[int, ...],
+    geoms: Geoms,
+    points: Array,
+    owner: Array,
+    to_light: Array,
+) -> Array:
+    """Return whether each point lies in shadow; see `api.occluded`."""
+    rays = jnp.broadcast_to(to_light[:, None], points.shape)
+    distance, _ = cast_all(geom_types, geoms, points, rays, 0.0)
+    solid = jnp.array([kind != 0 for kind in geom_types])[:, None]
+    other = owner[None, :] != jnp.arange(len(geom_types))[:, None]
+    return jnp.any(jnp.isfinite(distance) & other & solid, axis=0)
