@@ -22,7 +22,7 @@ Claims = dict[str, str]
 CONFLICT = "conflict"
 
 MOTION_M = 0.01
-NEAR_M = 0.06
+NEAR_M = 0.03
 EFFECT = 0.04
 TREND_PERCENT = 2.0
 BEGUN, MOSTLY = 0.1, 0.6
@@ -56,7 +56,7 @@ def measure(facts: np.ndarray, verb: str, prev: int, cur: int) -> Claims:
 
     approach = verb in APPROACH_VERBS
     state = _state(fact("reach" if approach else "act", cur), true("success"))
-    near = fact("distance", cur) < NEAR_M
+    near = fact("gap", cur) < NEAR_M
     contact = "yes" if true("contact") else "near" if near else "no"
     claims = {
         "motion": change("distance", MOTION_M, "nearer", "same", "farther"),

@@ -66,7 +66,7 @@ class Look:
 
     def position(self, thing: int) -> np.ndarray | None:
         """Position in metres, float32 [3]; None where no fact states it."""
-        names = {self.episode.named: "named", GRIPPER: "gripper", PLATE: "plate"}
+        names = {SLIDE: "handle", HINGE: "handle", GRIPPER: "gripper", PLATE: "plate"}
         names |= {OBJECT0: "object0", OBJECT1: "object1"}
         if thing not in names:
             return None

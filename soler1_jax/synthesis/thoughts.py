@@ -27,6 +27,9 @@ _GROUPS = {
     "open": "open",
     "close": "close",
     "turn": "turn",
+    "raise": "turn",
+    "lower": "turn",
+    "slide": "push",
 }
 
 

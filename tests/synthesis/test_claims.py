@@ -25,6 +25,7 @@ def random_facts(draw):
     flag = st.sampled_from([0.0, 1.0])
     columns = {
         "distance": st.floats(0, 0.5, width=32),
+        "gap": st.floats(0, 0.25, width=32),
         "reach": fraction,
         "act": fraction,
         "progress": st.floats(-100, 100, width=32),
@@ -71,7 +72,11 @@ def test_false_thoughts_are_found_out(facts, verb, seed):
 
 def test_measured_claims_follow_the_facts():
     facts = facts_of(
-        distance=(0.2, 0.1), act=(0.0, 0.3), progress=(0, 25), grasped=(0, 1)
+        distance=(0.2, 0.1),
+        gap=(0.1, 0.1),
+        act=(0.0, 0.3),
+        progress=(0, 25),
+        grasped=(0, 1),
     )
     assert claims.measure(facts, "lift", 0, 1) == {
         "motion": "nearer",

@@ -1,0 +1,138 @@
+"""What goes wrong in a run, and when: schedules of modes by level.
+
+The paper's recipe (section 3.2): from a random state of an expert's run, some random
+actions, then a straight line to a later expert state, then on, or not. Levels go from
+0, an expert, to 6, random throughout; the distributions are ours, the paper's were not
+published. A schedule is drawn per world inside jit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+LEVELS = (
+    "expert",
+    "noisy",
+    "one mistake",
+    "two mistakes",
+    "failing",
+    "going wrong",
+    "random",
+)
+MODES = (
+    "expert",  # do the task
+    "random",  # uniform actions, each held for a few steps
+    "cut",  # straight to where the expert is later, over or through what is between
+    "freeze",  # stand still
+    "back",  # undo: carry on to where the gripper began, fingers as they are
+    "drop",  # open the fingers and rise
+    "wrong",  # do the task with the object that is not named
+    "hover",  # stop a few centimetres short
+    "opposite",  # work against the task
+)
+_MODE = {name: index for index, name in enumerate(MODES)}
+SEGMENTS = 6
+
+_SLIPS = ("random", "random", "drop", "back", "hover", "opposite")
+_FAILURES = ("freeze", "back", "drop", "hover", "random", "opposite", "opposite")
+_WRONG = ("wrong", "wrong", "opposite", "opposite", "hover")
+
+
+class Schedule(NamedTuple):
+    """One world's script.
+
+    Attributes:
+      start: float32 [SEGMENTS], ascending, control step at which each segment begins.
+      mode: int32 [SEGMENTS], index into MODES.
+      speed: float32 [], share of the fastest motion.
+      noise: float32 [], standard deviation added to each component of an action.
+      offset: float32 [3], where "hover" stops, metres from the target.
+    """
+
+    start: Array
+    mode: Array
+    speed: Array
+    noise: Array
+    offset: Array
+
+
+def draw(key: Array, level: Array, steps: int) -> Schedule:
+    """A schedule for one world.
+
+    Args:
+      key: a PRNG key.
+      level: int32 [], index into LEVELS.
+      steps: control steps of the episode.
+    """
+    keys = jax.random.split(key, 12)
+    unit = jax.random.uniform(keys[0], (8,))
+    slips = [_pick(k, _SLIPS) for k in keys[1:3]]
+    failure, wrong = _pick(keys[3], _FAILURES), _pick(keys[4], _WRONG)
+    late = 0.25 + 0.5 * unit[1]
+    recovers = jnp.where(unit[2] < 0.5, _MODE["expert"], wrong)
+    first = 0.45 * unit[3]
+    after = first + 0.06 + 0.18 * unit[4]
+    second = after + 0.12 + 0.25 * unit[5]
+    again = second + 0.06 + 0.15 * unit[6]
+    cut = 0.1
+    rows = (
+        ((0.0, "expert"),),
+        ((0.0, "expert"),),
+        ((0.0, "expert"), (first, slips[0]), (after, "cut"), (after + cut, "expert")),
+        (
+            (0.0, "expert"),
+            (first * 0.6, slips[0]),
+            (after * 0.8, "cut"),
+            (after * 0.8 + cut, "expert"),
+            (second, slips[1]),
+            (again, "expert"),
+        ),
+        ((0.0, "expert"), (0.1 + 0.75 * unit[7], failure)),
+        ((0.0, wrong), (late, recovers)),
+        ((0.0, "random"),),
+    )
+    starts, modes = zip(*(_row(row) for row in rows), strict=True)
+    slow = jax.random.uniform(keys[5], minval=0.35, maxval=1.0)
+    fast = jax.random.uniform(keys[6], minval=0.7, maxval=1.0)
+    return Schedule(
+        start=jnp.stack(starts)[level] * steps,
+        mode=jnp.stack(modes)[level],
+        speed=jnp.where(level == 0, fast, slow),
+        noise=jnp.array([0.05, 0.35, 0.15, 0.15, 0.15, 0.15, 0.0])[level],
+        offset=_offset(keys[7]),
+    )
+
+
+def mode_at(schedule: Schedule, step: Array) -> Array:
+    """Index into MODES at a control step."""
+    segment = jnp.sum(schedule.start <= step) - 1
+    return schedule.mode[segment]
+
+
+def _pick(key: Array, names: Sequence[str]) -> Array:
+    choices = jnp.array([_MODE[name] for name in names])
+    return jax.random.choice(key, choices)
+
+
+def _row(row: Sequence[tuple[Array | float, Array | str]]) -> tuple[Array, Array]:
+    """Pads a level's segments; those after its last one never begin."""
+    starts = [start for start, _ in row] + [jnp.inf] * (SEGMENTS - len(row))
+    modes = [_MODE[m] if isinstance(m, str) else m for _, m in row]
+    modes += [0] * (SEGMENTS - len(row))
+    return jnp.stack([jnp.asarray(s, jnp.float32) for s in starts]), jnp.stack(
+        [jnp.asarray(m, jnp.int32) for m in modes]
+    )
+
+
+def _offset(key: Array) -> Array:
+    """A point 4 to 9 cm off, never below the target."""
+    direction = jax.random.normal(key, (3,))
+    direction = direction.at[2].set(jnp.abs(direction[2]))
+    length = 0.04 + 0.05 * jax.random.uniform(jax.random.fold_in(key, 1))
+    return length * direction / jnp.linalg.norm(direction)

@@ -1,0 +1,193 @@
+"""Rollouts of experts and of their mistakes, recorded inside one compiled function.
+
+B worlds, T frames, S pixels a side, F facts. Simulation, both views, id buffers and
+facts of a whole batch are one call; nothing goes to the host before it is done.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from soler1_jax.data.records import FACTS
+from soler1_jax.envs.base import Facts, State
+from soler1_jax.envs.scene import SceneParams
+from soler1_jax.envs.tabletop import Tabletop, TabletopConfig
+from soler1_jax.envs.tasks import table
+from soler1_jax.synthesis import experts, mistakes
+from soler1_jax.synthesis.episodes import Recording
+from soler1_jax.synthesis.experts import Intent
+from soler1_jax.synthesis.mistakes import MODES, Schedule
+
+Array = jax.Array
+
+# Metres that the gripper moves in one control step at full command.
+STEP_M = 0.03
+# A random action is held for so many control steps, or it would cancel itself out.
+HOLD_STEPS = 3
+RISE_M = 0.1
+
+
+class Recorder:
+    """Records batches of episodes; compiles once per batch size.
+
+    Args:
+      stride: control steps between two frames.
+      frames: T.
+      size: side of the frames in pixels.
+      wrist: whether to render the wrist view.
+    """
+
+    def __init__(self, stride: int, frames: int, size: int, wrist: bool):
+        self.env = Tabletop(
+            TabletopConfig(views=(), episode_length=stride * (frames - 1))
+        )
+        self.stride, self.frames, self.size, self.wrist = stride, frames, size, wrist
+        self._table = table()
+        self._record = jax.jit(jax.vmap(self._episode))
+
+    def record(
+        self, key: Array, task: np.ndarray, level: np.ndarray
+    ) -> tuple[Recording, SceneParams]:
+        """Runs one episode a world.
+
+        Args:
+          key: decides scenes, mistakes and noise.
+          task: int32 [B], index into TASKS.
+          level: int32 [B], index into LEVELS.
+
+        Returns:
+          The recording and the worlds' scenes, both as numpy with leading B.
+        """
+        keys = jax.random.split(key, len(task))
+        seen, scene = jax.device_get(self._record(keys, task, level))
+        recording = Recording(
+            task=np.asarray(task),
+            level=np.asarray(level),
+            external=seen["external"],
+            wrist=seen.get("wrist"),
+            semantic=seen["semantic"],
+            facts=seen["facts"],
+        )
+        return recording, scene
+
+    def _episode(
+        self, key: Array, task: Array, level: Array
+    ) -> tuple[dict[str, Array], SceneParams]:
+        keys = jax.random.split(key, 3)
+        state = self.env.reset_task(keys[0], task)
+        steps = self.stride * (self.frames - 1)
+        schedule = mistakes.draw(keys[1], level, steps)
+        start = self.env.facts(state).gripper
+
+        def control(state: State, step: Array) -> tuple[State, None]:
+            action = self._action(state, schedule, start, step, keys[2])
+            return self.env.step(state, action), None
+
+        def frame(state: State, begin: Array) -> tuple[State, dict[str, Array]]:
+            state, _ = jax.lax.scan(control, state, begin + jnp.arange(self.stride))
+            return state, self._look(state, task)
+
+        first = self._look(state, task)
+        _, rest = jax.lax.scan(frame, state, self.stride * jnp.arange(self.frames - 1))
+        seen = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, rest)
+        return seen, state.info["scene"]
+
+    def _look(self, state: State, task: Array) -> dict[str, Array]:
+        image = self.env.render(state, "external", self.size)
+        seen = {
+            "external": image.rgb,
+            "semantic": self.env.semantic(image.segmentation, state),
+            "facts": facts_vector(
+                self.env.facts(state), jnp.asarray(self._table.fixture)[task] >= 0
+            ),
+        }
+        if self.wrist:
+            seen["wrist"] = self.env.render(state, "wrist", self.size).rgb
+        return seen
+
+    def _action(
+        self, state: State, schedule: Schedule, start: Array, step: Array, key: Array
+    ) -> Array:
+        facts, task = self.env.facts(state), state.info["task"]
+        intent = intent_of(facts, self._table, task, schedule, start, step)
+        shift = (intent.goal - facts.gripper) / STEP_M
+        # one factor for all three axes keeps the line straight
+        shift /= jnp.maximum(jnp.max(jnp.abs(shift)), 1.0)
+        noise = schedule.noise * jax.random.normal(jax.random.fold_in(key, step), (3,))
+        wanted = jnp.append(schedule.speed * shift + noise, intent.close)
+        held = jax.random.fold_in(key, 10_000 + step // HOLD_STEPS)
+        random = jax.random.uniform(held, (4,), minval=-1.0, maxval=1.0)
+        mode = mistakes.mode_at(schedule, step)
+        return jnp.clip(
+            jnp.where(mode == MODES.index("random"), random, wanted), -1.0, 1.0
+        )
+
+
+def intent_of(
+    facts: Facts,
+    rows: Any,
+    task: Array,
+    schedule: Schedule,
+    start: Array,
+    step: Array,
+) -> Intent:
+    """What the schedule's mode wants at a control step ("random": the expert's).
+
+    Args:
+      facts: the world now.
+      rows: the TaskTable.
+      task: int32 [], index into TASKS.
+      schedule: the world's script.
+      start: float32 [3], where the gripper began, metres.
+      step: int32 [], control step.
+    """
+    do = experts.expert(facts, experts.plan_of(rows, task, False, False))
+    wrong = experts.expert(facts, experts.plan_of(rows, task, True, False))
+    against = experts.expert(facts, experts.plan_of(rows, task, False, True))
+    grip = jnp.where(facts.grasped | facts.other_grasped, 1.0, -1.0)
+    near = facts.distance < 2 * STEP_M
+    cut = Intent(jnp.where(near, do.goal, facts.target), do.close)
+    rise = facts.gripper.at[2].add(RISE_M)
+    intents = {
+        "expert": do,
+        "random": do,
+        "cut": cut,
+        "freeze": Intent(facts.gripper, grip),
+        "back": Intent(start, grip),
+        "drop": Intent(rise, jnp.array(-1.0)),
+        "wrong": wrong,
+        "hover": Intent(facts.target + schedule.offset, jnp.array(-1.0)),
+        "opposite": against,
+    }
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *(intents[m] for m in MODES))
+    mode = mistakes.mode_at(schedule, step)
+    return jax.tree.map(lambda x: x[mode], stacked)
+
+
+def facts_vector(facts: Facts, fixture: Array) -> Array:
+    """Facts as float32 [F] in the order of FACTS.
+
+    Args:
+      facts: one world's.
+      fixture: bool [], whether the task names a fixture rather than an object.
+    """
+    named = jnp.where(fixture, facts.handle, facts.objects[0])
+    points = {
+        "gripper": facts.gripper,
+        "named": named,
+        "object0": facts.objects[0],
+        "object1": facts.objects[1],
+        "plate": facts.plate,
+        "handle": facts.handle,
+    }
+    values = {
+        f"{name}_{axis}": point[i]
+        for name, point in points.items()
+        for i, axis in enumerate("xyz")
+    }
+    values |= {k: getattr(facts, k) for k in FACTS if k not in values}
+    return jnp.stack([jnp.asarray(values[k], jnp.float32) for k in FACTS])
