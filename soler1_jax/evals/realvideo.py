@@ -1,0 +1,310 @@
+"""Scores video files, and compares the scores with a ground truth where there is one.
+
+A video of T frames is sampled to N; the first is 0 by definition and not asked, the
+other N - 1 are asked in order, and progress in between is interpolated linearly (the
+reward of reinforcement learning is made the same way). Progress in percent.
+
+A folder for `evaluate_folder` holds, for each video NAME.mp4:
+
+    NAME.ground_truth.json  {"task description": str, "ground-truth rewards": [T]}
+    NAME.OTHER.json         optional, [{"model": str, "rewards": [T]}]: another
+                            rewarder's output on the same video, shown beside ours
+                            (arXiv 2603.28730's code release has this form)
+"""
+
+import functools
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from soler1_jax.common.errors import UserError
+from soler1_jax.common.progress import Bar
+from soler1_jax.common.rewarder import Rewarder
+from soler1_jax.common.run import read_json
+from soler1_jax.data.video import Video, letterbox, open_video, sample, split_views
+from soler1_jax.evals import metrics
+from soler1_jax.evals.rewarder import thought_of
+from soler1_jax.evals.rollout import check_views
+
+VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".gif")
+SOLVED = 100.0
+
+
+class VideoScore(NamedTuple):
+    """What a rewarder said of one video."""
+
+    indices: np.ndarray  # int64 [N], sampled frames; the first is 0
+    answers: np.ndarray  # float32 [N], progress at them; the first is 0
+    expected: np.ndarray  # float32 [N], mean of each answer's distribution
+    thoughts: list[str]  # N texts; the first is ""
+    parsed: np.ndarray  # bool [N]; the first is True
+    seconds: np.ndarray  # float64 [N - 1], wall time of each query, compiled
+    compile_seconds: float
+    progress: np.ndarray  # float32 [T], interpolated to every frame
+
+
+def interpolate(indices: np.ndarray, answers: np.ndarray, total: int) -> np.ndarray:
+    """Progress of all `total` frames, float32: linear between queries, then flat."""
+    return np.interp(np.arange(total), indices, answers).astype(np.float32)
+
+
+def score_video(
+    rewarder: Rewarder,
+    video: Video,
+    sentence: str,
+    *,
+    layout: str = "external",
+    fps: float | None = None,
+    count: int | None = None,
+    seed: int = 0,
+) -> VideoScore:
+    """Asks a rewarder about one video.
+
+    Args:
+      rewarder: what to ask; not one that needs the true progress.
+      video: from `open_video`.
+      sentence: the task in words.
+      layout: how frames hold the views, one of data/video.py's LAYOUTS.
+      fps: frames a second to show, or
+      count: number of frames to show, the first one included.
+      seed: of the rewarder's sampling.
+
+    Raises:
+      UserError: an empty task, an unknown layout, a view that the rewarder needs and
+        the video lacks, an unreadable video.
+    """
+    if not sentence.strip():
+        raise UserError("a task in words is needed; got none; give --task 'lift it'")
+    if rewarder.uses_truth:
+        raise UserError(
+            f"a video has no true progress; rewarder {rewarder.name} needs it; "
+            "choose a rewarder that looks at pixels"
+        )
+    indices = sample(video.count, video.fps, fps, count)
+    views = split_views(video.read(indices), layout)
+    if rewarder.image_size:
+        views = {
+            view: letterbox(x, rewarder.image_size)
+            for view, x in views.items()
+            if view in rewarder.views
+        }
+    verdicts, seconds, compile_seconds = _ask(
+        rewarder, check_views(rewarder, views), sentence, len(indices), seed
+    )
+    answers = np.array([0.0, *[v.progress[0] for v in verdicts]], np.float32)
+    return VideoScore(
+        indices=indices,
+        answers=answers,
+        expected=np.array([0.0, *[v.expected[0] for v in verdicts]], np.float32),
+        thoughts=["", *[thought_of(rewarder, v.tokens[0]) for v in verdicts]],
+        parsed=np.array([True, *[bool(v.parsed[0]) for v in verdicts]]),
+        seconds=np.array(seconds),
+        compile_seconds=compile_seconds,
+        progress=interpolate(indices, answers, video.count),
+    )
+
+
+@functools.cache
+def _compiled(start: Any, score: Any) -> tuple[Any, Any]:
+    """One pair of compiled functions a rewarder, for all its videos."""
+    return jax.jit(start), jax.jit(score)
+
+
+def _ask(
+    rewarder: Rewarder,
+    views: Mapping[str, np.ndarray],
+    sentence: str,
+    count: int,
+    seed: int,
+) -> tuple[list[Any], list[float], float]:
+    """Verdicts of frames 1 .. count-1, their seconds, and the seconds to compile."""
+    start, score = _compiled(rewarder.start, rewarder.score)
+    task = rewarder.prepare([sentence])
+    keys = jax.random.split(jax.random.key(seed), count)
+
+    def seen(t: int) -> dict[str, np.ndarray]:
+        return {view: x[t : t + 1] for view, x in views.items()}
+
+    began = time.monotonic()
+    state = start(rewarder.params, seen(0), task, keys[0])
+    jax.block_until_ready(score(rewarder.params, state, seen(1), keys[1], None))
+    compile_seconds = time.monotonic() - began
+    verdicts, seconds = [], []
+    for t in range(1, count):
+        began = time.monotonic()
+        state, verdict = score(rewarder.params, state, seen(t), keys[t], None)
+        verdicts.append(jax.device_get(verdict))
+        seconds.append(time.monotonic() - began)
+    return verdicts, seconds, compile_seconds
+
+
+def score_json(score: VideoScore) -> dict[str, Any]:
+    """A score as `soler1 reward` writes it."""
+    return {
+        "progress": [round(float(p), 3) for p in score.progress],
+        "queries": [
+            {
+                "frame": int(frame),
+                "progress": round(float(answer), 3),
+                "expected": round(float(expected), 3),
+                "thought": thought,
+                "parsed": bool(parsed),
+                "seconds": seconds and round(seconds, 6),
+            }
+            for frame, answer, expected, thought, parsed, seconds in zip(
+                score.indices,
+                score.answers,
+                score.expected,
+                score.thoughts,
+                score.parsed,
+                [None, *score.seconds.tolist()],
+                strict=True,
+            )
+        ],
+        "parse_rate": float(score.parsed[1:].mean()),
+        "seconds_per_query": float(np.median(score.seconds)),
+        "compile_seconds": score.compile_seconds,
+    }
+
+
+def agreement(progress: np.ndarray, truth: np.ndarray) -> dict[str, float | None]:
+    """Pearson, Spearman, MAE of one video's frames [T] with its truth [T].
+
+    A correlation with a constant is null.
+    """
+    figures = {
+        "pearson": metrics.pearson(progress, truth),
+        "spearman": metrics.spearman(progress, truth),
+        "mae": metrics.mae(progress, truth),
+        "last": float(progress[-1]),
+        "highest": float(np.max(progress)),
+    }
+    return {k: None if np.isnan(v) else v for k, v in figures.items()}
+
+
+def summary(curves: list[np.ndarray], truths: list[np.ndarray]) -> dict[str, Any]:
+    """Means over videos; a constant prediction correlates 0 (metrics.Within)."""
+    solved = [bool(np.max(t) >= SOLVED) for t in truths]
+    highest = [float(np.max(c)) for c in curves]
+    area = metrics.auc(highest, solved)
+    return {
+        "videos": len(curves),
+        "solved": sum(solved),
+        "pearson": metrics.within_episodes(metrics.pearson, curves, truths).mean,
+        "spearman": metrics.within_episodes(metrics.spearman, curves, truths).mean,
+        "mae": metrics.mae(np.concatenate(curves), np.concatenate(truths)),
+        "auc_highest": None if np.isnan(area) else area,
+        "perceived_success": metrics.perceived_success(curves),
+        "true_success": metrics.true_success(truths),
+    }
+
+
+def evaluate_folder(
+    rewarder: Rewarder,
+    folder: Path,
+    *,
+    layout: str,
+    count: int,
+    seed: int = 0,
+) -> tuple[dict[str, Any], dict[str, VideoScore]]:
+    """Scores a folder's videos; layout of the folder in the module docstring.
+
+    Returns:
+      The content of `result.json`, and video name -> its score.
+
+    Raises:
+      UserError: no video with a ground truth, or one that does not fit its video.
+    """
+    folder = Path(folder)
+    paths = _videos(folder)
+    rows, scores = [], {}
+    curves: dict[str, list[np.ndarray]] = {}
+    truths: dict[str, list[np.ndarray]] = {}
+    with Bar("videos", len(paths), "videos") as bar:
+        for done, path in enumerate(paths, 1):
+            truth_path = path.with_suffix(".ground_truth.json")
+            sentence, truth = _truth(truth_path)
+            video = open_video(path)
+            _check_length(truth_path, truth, video.count)
+            score = score_video(
+                rewarder, video, sentence, layout=layout, count=count, seed=seed
+            )
+            scores[path.stem] = score
+            row = {"video": path.stem, "task": sentence, "truth": truth.tolist()}
+            row |= {"solved": bool(truth.max() >= SOLVED), "by": {}}
+            said = {rewarder.name: score.progress} | _others(path, video.count)
+            for name, curve in said.items():
+                row["by"][name] = agreement(curve, truth) | {"progress": curve.tolist()}
+                curves.setdefault(name, []).append(curve)
+                truths.setdefault(name, []).append(truth)
+            row["queries"] = score_json(score)["queries"]
+            rows.append(row)
+            bar.update(done)
+    result = {
+        "rewarder": rewarder.name,
+        "frames_shown": count,
+        "layout": layout,
+        "summary": {name: summary(curves[name], truths[name]) for name in curves},
+        "videos": rows,
+    }
+    return result, scores
+
+
+def _videos(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise UserError(f"a folder of videos is needed; {folder} is none; check it")
+    paths = sorted(
+        p
+        for p in folder.iterdir()
+        if p.suffix.lower() in VIDEO_SUFFIXES
+        and p.with_suffix(".ground_truth.json").exists()
+    )
+    if not paths:
+        raise UserError(
+            f"a video needs its truth beside it; {folder} has none of that kind; "
+            "put NAME.ground_truth.json beside NAME.mp4"
+        )
+    return paths
+
+
+def _truth(path: Path) -> tuple[str, np.ndarray]:
+    value = read_json(path)
+    try:
+        truth = np.asarray(value["ground-truth rewards"], np.float32).reshape(-1)
+        return str(value["task description"]), truth
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            "a ground truth has 'task description' and 'ground-truth rewards'; "
+            f"{path} does not fit ({error!r}); correct the file"
+        ) from error
+
+
+def _others(path: Path, frames: int) -> dict[str, np.ndarray]:
+    """Outputs of other rewarders beside the video: model -> float32 [T]."""
+    found = {}
+    for other in sorted(path.parent.glob(f"{path.stem}.*.json")):
+        if other.name.endswith(".ground_truth.json"):
+            continue
+        try:
+            for row in read_json(other):
+                curve = np.asarray(row["rewards"], np.float32)
+                _check_length(other, curve, frames)
+                found[str(row["model"])] = curve
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                "another rewarder's output is a list of {model, rewards}; "
+                f"{other} does not fit ({error!r}); correct or remove it"
+            ) from error
+    return found
+
+
+def _check_length(path: Path, values: np.ndarray, frames: int) -> None:
+    if values.shape != (frames,):
+        raise UserError(
+            f"progress is given for each frame; {path} has {values.size} values, "
+            f"the video {frames} frames; use the pair that belongs together"
+        )
