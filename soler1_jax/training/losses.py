@@ -120,16 +120,13 @@ def heat(logits: jax.Array, fractions: jax.Array, mask: jax.Array) -> jax.Array:
     return soft_cross_entropy(logits, fractions, mask)
 
 
-def position(
-    predicted: jax.Array, metres: jax.Array, mask: jax.Array, scale: float
-) -> jax.Array:
-    """Mean squared position error.
+def position(predicted: jax.Array, metres: jax.Array, mask: jax.Array) -> jax.Array:
+    """Mean squared position error in units of POSITION_SCALE.
 
     Args:
-      predicted: [...,3] in units of `scale`.
+      predicted: [...,3] in metres.
       metres: [...,3], world axes.
       mask: bool [...].
-      scale: metres per unit.
     """
-    error = jnp.square(predicted.astype(jnp.float32) - metres / scale)
-    return masked_mean(jnp.mean(error, axis=-1), mask)
+    error = (predicted.astype(jnp.float32) - metres) / POSITION_SCALE
+    return masked_mean(jnp.mean(error**2, axis=-1), mask)

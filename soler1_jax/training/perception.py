@@ -124,53 +124,43 @@ def centres(scenes: Scenes) -> tuple[jax.Array, jax.Array]:
 
 
 def grounding_loss(
-    heat_logits: jax.Array,
-    positions: jax.Array,
-    which: jax.Array,
-    asked: jax.Array,
-    scenes: Scenes,
+    grounded: Any, which: jax.Array, asked: jax.Array, scenes: Scenes
 ) -> dict[str, jax.Array]:
     """Losses of heat maps and positions.
 
     Args:
-      heat_logits: [N,M,2,P]; 0 the gripper, 1 the thing in words.
-      positions: [N,M,2,3] in units of `losses.POSITION_SCALE`.
-      which: int32 [N,M], class of the thing in words.
+      grounded: has `heat_logits` [N,1+M,P] and `position` [N,1+M,3] in metres; 0 is
+        the gripper, the others are the things in words.
+      which: int32 [N,M], class of each thing in words.
       asked: bool [N,M], False where there are no words.
       scenes: truth of the N frames.
 
     Returns:
-      Losses "gripper_heat", "named_heat" (nats), "gripper_position",
-      "named_position", and the measures "gripper_peak", "named_peak": how often
-      the hottest patch holds at least an eighth of a patch of the thing.
+      Losses "gripper_heat", "named_heat" (nats), "gripper_position" and
+      "named_position" (squared, in units of `losses.POSITION_SCALE`); and measures
+      "gripper_peak" and "named_peak": how often the hottest patch holds at least an
+      eighth of a patch of the thing.
     """
-    count = which.shape[1]
-    both = jnp.stack([jnp.full_like(which, GRIPPER), which], axis=-1)  # [N,M,2]
-    target, visible = heat_target(scenes.shares, both.reshape(len(which), -1))
-    target = target.reshape(heat_logits.shape)
-    seen = visible.reshape(both.shape) & asked[..., None]
+    gripper = jnp.full_like(which[:, :1], GRIPPER)
+    things = jnp.concatenate([gripper, which], axis=1)  # [N,1+M]
+    asked = jnp.concatenate([asked.any(1, keepdims=True), asked], axis=1)
+    target, visible = heat_target(scenes.shares, things)
+    seen = visible & asked
     places, known = centres(scenes)
-    flat = both.reshape(len(which), -1)
-    metres = jnp.take_along_axis(places, flat[..., None], axis=1)
-    metres = metres.reshape(*both.shape, 3)
-    sure = jnp.take_along_axis(known, flat, axis=1).reshape(both.shape)
-    hottest = jnp.argmax(heat_logits, axis=-1)
-    pixels = jnp.take_along_axis(
-        scenes.shares[:, None].repeat(count, 1), hottest[..., None], axis=2
-    )  # [N,M,2,C]
-    hit = jnp.take_along_axis(pixels, both[..., None], axis=-1)[..., 0] >= 0.125
+    metres = jnp.take_along_axis(places, things[..., None], axis=1)
+    sure = seen & jnp.take_along_axis(known, things, axis=1)
+    rows = jnp.arange(len(which))[:, None]
+    hottest = jnp.argmax(grounded.heat_logits, axis=-1)
+    hit = scenes.shares[rows, hottest, things] >= 0.125
     result = {}
-    for k, name in enumerate(("gripper", "named")):
+    for name, part in (("gripper", slice(0, 1)), ("named", slice(1, None))):
         result[f"{name}_heat"] = losses.heat(
-            heat_logits[:, :, k], target[:, :, k], seen[:, :, k]
+            grounded.heat_logits[:, part], target[:, part], seen[:, part]
         )
         result[f"{name}_position"] = losses.position(
-            positions[:, :, k],
-            metres[:, :, k],
-            seen[:, :, k] & sure[:, :, k],
-            losses.POSITION_SCALE,
+            grounded.position[:, part], metres[:, part], sure[:, part]
         )
-        result[f"{name}_peak"] = losses.masked_mean(hit[:, :, k], seen[:, :, k])
+        result[f"{name}_peak"] = losses.masked_mean(hit[:, part], seen[:, part])
     return result
 
 

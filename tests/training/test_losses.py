@@ -1,5 +1,7 @@
 """Properties that each loss must have."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +18,8 @@ def test_next_token_counts_only_the_completion(key):
     logp = jax.nn.log_softmax(logits)
     expected = -np.mean([logp[0, 0, 1], logp[0, 1, 2], logp[0, 2, 3]]
                         + [logp[1, 0, 4], logp[1, 1, 5]])
-    assert losses.next_token(logits, targets, mask) == pytest.approx(expected, rel=1e-5)
+    got = float(losses.next_token(logits, targets, mask))
+    assert got == pytest.approx(expected, rel=1e-5)
     grad = jax.grad(losses.next_token)(logits, targets, mask)
     assert not np.any(np.asarray(grad)[~np.asarray(mask)])
 
@@ -32,7 +35,7 @@ def test_next_token_does_not_depend_on_padding_length(key):
         jnp.pad(targets, wide),
         jnp.pad(mask, wide),
     )
-    assert short == pytest.approx(padded, rel=1e-6)
+    assert float(short) == pytest.approx(float(padded), rel=1e-6)
 
 
 def test_soft_bins_are_a_distribution_around_the_value():
@@ -120,26 +123,30 @@ def test_dense_losses_fall_towards_the_truth():
     assert good["color"] < 0.01 and good["shape"] < 0.01
 
 
+class _Grounded(NamedTuple):
+    heat_logits: jax.Array
+    position: jax.Array
+
+
 def test_grounding_loss_rewards_the_right_patch_and_place():
     scenes = _scenes()
     which, asked = jnp.array([[2, 6], [2, 3]]), jnp.array([[1, 1], [1, 0]], bool)
-    both = jnp.stack([jnp.ones_like(which), which], -1).reshape(2, 4)
-    target, _ = perception.heat_target(scenes.shares, both)
-    logits = jnp.log(target + 1e-3).reshape(2, 2, 2, 4)
+    things = jnp.concatenate([jnp.ones_like(which[:, :1]), which], 1)
+    target, _ = perception.heat_target(scenes.shares, things)
+    logits = jnp.log(target + 1e-3)
     places, _ = perception.centres(scenes)
-    metres = jnp.take_along_axis(places, both[..., None], 1).reshape(2, 2, 2, 3)
-    right = perception.grounding_loss(
-        logits, metres / losses.POSITION_SCALE, which, asked, scenes
-    )
+    metres = jnp.take_along_axis(places, things[..., None], 1)
+    right = perception.grounding_loss(_Grounded(logits, metres), which, asked, scenes)
     wrong = perception.grounding_loss(
-        -logits, metres / losses.POSITION_SCALE + 1, which, asked, scenes
+        _Grounded(-logits, metres + 0.2), which, asked, scenes
     )
     assert right["named_peak"] == right["gripper_peak"] == 1
-    assert right["named_position"] < 1e-6 < wrong["named_position"]
+    assert right["named_position"] < 1e-6
+    assert float(wrong["named_position"]) == pytest.approx(1, rel=1e-4)
     assert right["named_heat"] < wrong["named_heat"]
     assert float(wrong["named_peak"]) == 0
-    assert perception.total(right) == pytest.approx(
-        sum(v for k, v in right.items() if "peak" not in k)
+    assert float(perception.total(right)) == pytest.approx(
+        sum(float(v) for k, v in right.items() if "peak" not in k)
     )
 
 

@@ -1,0 +1,276 @@
+"""Supervised training steps: first see, then compare frames and state progress.
+
+The perception step looks at single frames. The query step encodes all frames of an
+episode once, shares them among its queries, and keeps the perception losses on.
+Letters: E episodes a batch, T frames each, Q queries each, F chosen frames each, M
+names a frame, C = 8 classes, P patches. Batches are those of data/batches.py.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from soler1_jax.common.errors import require_non_negative, require_positive
+from soler1_jax.data.records import SOURCES
+from soler1_jax.training import losses, perception
+from soler1_jax.training.state import TrainState, apply_gradients, step_key
+
+Metrics = dict[str, jax.Array]
+Batch = Mapping[str, jax.Array]
+# Merges a parameter tree into a model whose methods can be called.
+Bind = Callable[[Any], Any]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SftConfig:
+    """Weights of the losses, and how much perception a step holds.
+
+    Attributes:
+      perception_frames: frames of each episode in a perception step.
+      perception_names: things named in each of them.
+      query_names: things named in each frame of a query step, beside its prompts.
+      perception_weight: of all perception losses in a query step.
+      token_weight: of the cross-entropy of completion tokens.
+      answer_weight: of an answer's tokens relative to a thought's.
+      bins_weight: of the cross-entropy of the 41-bin head.
+      bins_width: standard deviation of its soft labels in percent.
+      state_weight: of the state head's squared error.
+    """
+
+    perception_frames: int = 2
+    perception_names: int = 3
+    query_names: int = 1
+    perception_weight: float = 1.0
+    token_weight: float = 1.0
+    answer_weight: float = 2.0
+    bins_weight: float = 0.5
+    bins_width: float = 5.0
+    state_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Raises UserError for values that cannot work."""
+        require_positive("perception_frames", self.perception_frames)
+        require_positive("perception_names", self.perception_names)
+        require_positive("bins_width", self.bins_width)
+        for name in ("perception", "token", "answer", "bins", "state"):
+            require_non_negative(f"{name}_weight", getattr(self, f"{name}_weight"))
+
+
+def flatten(x: jax.Array) -> jax.Array:
+    """Joins the first two axes: [E,T,...] -> [E*T,...]."""
+    return x.reshape(-1, *x.shape[2:])
+
+
+def scenes_of(batch: Batch, chosen: jax.Array) -> perception.Scenes:
+    """Truth of chosen frames.
+
+    Args:
+      batch: of data/batches.py.
+      chosen: int32 [E,F], frames of each episode.
+
+    Returns:
+      Scenes of N = E*F frames.
+    """
+    count = chosen.shape[1]
+    rows = jnp.arange(len(chosen))[:, None]
+    return perception.Scenes(
+        shares=flatten(batch["classes"][rows, chosen]),
+        colors=batch["colors"].repeat(count, axis=0),
+        shapes=batch["shapes"].repeat(count, axis=0),
+        named=batch["named"].repeat(count, axis=0),
+        facts=flatten(batch["facts"][rows, chosen]),
+    )
+
+
+def choose_names(
+    key: jax.Array, scenes: perception.Scenes, has_name: jax.Array, count: int
+) -> tuple[jax.Array, jax.Array]:
+    """Draws things to name in each frame, without repetition.
+
+    Args:
+      key: random key.
+      scenes: N frames.
+      has_name: bool [N,C].
+      count: M.
+
+    Returns:
+      Classes int32 [N,M]; bool [N,M], False where a frame has fewer to name.
+    """
+    possible = has_name.at[:, perception.GRIPPER].set(False)
+    visible = scenes.shares.max(axis=1) > 0
+    noise = jax.random.uniform(key, possible.shape)
+    score = noise + 2.0 * (possible & visible) + 2.0 * possible
+    which = jnp.argsort(-score, axis=1)[:, :count]
+    return which, jnp.take_along_axis(possible, which, axis=1)
+
+
+def perceive(
+    model: Any,
+    features: Any,
+    scenes: perception.Scenes,
+    names: tuple[jax.Array, jax.Array],
+    key: jax.Array,
+    count: int,
+) -> Metrics:
+    """All perception losses of N encoded frames.
+
+    Args:
+      model: bound model.
+      features: FrameFeatures of N frames.
+      scenes: truth of them.
+      names: ids int32 [N,C,L] and mask bool [N,C,L] of the words for each class.
+      key: draws which things are named.
+      count: M, names a frame; 0 for none.
+    """
+    parts = perception.dense_loss(model.dense(features), scenes)
+    if not count:
+        return parts
+    ids, mask = names
+    which, asked = choose_names(key, scenes, mask.any(-1), count)
+    rows = jnp.arange(len(which))[:, None]
+    grounded = model.ground(features, ids[rows, which], mask[rows, which])
+    return parts | perception.grounding_loss(grounded, which, asked, scenes)
+
+
+def _names_of(batch: Batch, count: int) -> tuple[jax.Array, jax.Array]:
+    return (
+        batch["name_ids"].repeat(count, axis=0),
+        batch["name_mask"].repeat(count, axis=0),
+    )
+
+
+def perception_loss(
+    model: Any, batch: Batch, key: jax.Array, config: SftConfig
+) -> tuple[jax.Array, Metrics]:
+    """The loss of a perception step on random frames of each episode."""
+    episodes, length = batch["frames"].shape[:2]
+    count = min(config.perception_frames, length)
+    frame_key, name_key = jax.random.split(key)
+    chosen = jnp.argsort(jax.random.uniform(frame_key, (episodes, length)))[:, :count]
+    rows = jnp.arange(episodes)[:, None]
+    features = model.encode(flatten(batch["frames"][rows, chosen]))
+    parts = perceive(
+        model,
+        features,
+        scenes_of(batch, chosen),
+        _names_of(batch, count),
+        name_key,
+        config.perception_names,
+    )
+    loss = perception.total(parts)
+    return loss, {"loss": loss, **parts}
+
+
+def ask(model: Any, features: Any, batch: Batch) -> tuple[Any, Any]:
+    """Puts the batch's questions to encoded frames.
+
+    Args:
+      model: bound model.
+      features: FrameFeatures of E*T frames.
+      batch: of data/batches.py.
+
+    Returns:
+      The prefix of E*Q questions, and Grounded [E*Q*3, ...].
+    """
+    episodes, length = batch["frames"].shape[:2]
+    shown = batch["shown"] + (jnp.arange(episodes) * length)[:, None, None]
+    picked = jax.tree.map(lambda x: x[shown.reshape(-1)], features)
+    ids, mask = flatten(batch["prompt_ids"]), flatten(batch["prompt_mask"])
+    grounded = model.ground(picked, ids.repeat(3, axis=0), mask.repeat(3, axis=0))
+    frames = [jax.tree.map(lambda x, i=i: x[i::3], grounded) for i in range(3)]
+    prefix = model.prefix(frames, ids, mask, flatten(batch["shown_mask"]))
+    return prefix, grounded
+
+
+def _prompt_grounding(grounded: Any, batch: Batch) -> Metrics:
+    """Heat and position losses of the thing that a progress prompt names."""
+    episodes, queries = batch["source"].shape
+    chosen = batch["shown"].reshape(episodes, queries * 3)
+    scenes = scenes_of(batch, chosen)
+    is_progress = batch["source"] == SOURCES.index("progress")
+    asked = batch["shown_mask"] & is_progress[..., None]
+    which = batch["named"].repeat(queries * 3)
+    return perception.grounding_loss(
+        grounded, which[:, None], asked.reshape(-1, 1), scenes
+    )
+
+
+def query_loss(
+    model: Any, batch: Batch, key: jax.Array, config: SftConfig, answer_id: int
+) -> tuple[jax.Array, Metrics]:
+    """The loss of a query step.
+
+    Args:
+      model: bound model.
+      batch: of data/batches.py.
+      key: draws which things are named.
+      config: weights.
+      answer_id: token id of `<answer>`.
+    """
+    episodes, length = batch["frames"].shape[:2]
+    everything = jnp.tile(jnp.arange(length), (episodes, 1))
+    features = model.encode(flatten(batch["frames"]))
+    names = _names_of(batch, length)
+    scenes = scenes_of(batch, everything)
+    parts = perceive(model, features, scenes, names, key, config.query_names)
+    prefix, grounded = ask(model, features, batch)
+    prompted = _prompt_grounding(grounded, batch)
+    ids, mask = flatten(batch["completion_ids"]), flatten(batch["completion_mask"])
+    outputs = model.logits(prefix, ids, mask)
+    progress = batch["progress"].reshape(-1)
+    judged = (batch["source"] == SOURCES.index("progress")).reshape(-1)
+    opened = jnp.cumsum(ids == answer_id, axis=1) > 0
+    answer = opened & (ids != answer_id) & mask
+    weights = mask * jnp.where(answer, config.answer_weight, 1.0)
+    first = jnp.argmax(answer, axis=1)
+    values = losses.answer_values(outputs.value_logits, first)
+    rows = jnp.arange(episodes)[:, None]
+    current = flatten(batch["facts"][rows, batch["shown"][..., 2]])
+    see = perception.total(parts) + perception.total(prompted)
+    taught = {
+        "tokens": losses.next_token(outputs.logits, ids, weights),
+        "bins": losses.value_bins(values, progress, judged, config.bins_width),
+        "state": losses.state_error(
+            outputs.state, perception.state_target(current), judged
+        ),
+    }
+    loss = (
+        config.perception_weight * see
+        + config.token_weight * taught["tokens"]
+        + config.bins_weight * taught["bins"]
+        + config.state_weight * taught["state"]
+    )
+    counted = {
+        "answer_tokens": losses.next_token(outputs.logits, ids, answer),
+        "named_peak": prompted["named_peak"],
+        "perception": see,
+    }
+    return loss, {"loss": loss, **taught, **counted}
+
+
+def make_step(
+    loss_fn: Callable[[Any, Batch, jax.Array], tuple[jax.Array, Metrics]],
+    bind: Bind,
+    optimizer: optax.GradientTransformation,
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """Returns a jitted step (state, batch) -> (state, metrics); the state is donated.
+
+    Args:
+      loss_fn: (bound model, batch, key) -> (loss, metrics).
+      bind: parameters -> model.
+      optimizer: see optimizer.py.
+    """
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        def loss_of(params: Any) -> tuple[jax.Array, Metrics]:
+            return loss_fn(bind(params), batch, step_key(state))
+
+        (loss, metrics), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        state, measured = apply_gradients(state, loss, grads, optimizer)
+        return state, metrics | measured
+
+    return jax.jit(step, donate_argnums=0)
