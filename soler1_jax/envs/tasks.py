@@ -361,5 +361,7 @@ def table() -> TaskTable:
         shape=index(SHAPES, [task.shape for task in TASKS]),
         fixture=index(FIXTURES, [task.fixture for task in TASKS]),
         direction=np.asarray([task.direction for task in TASKS], np.float32),
-        push=np.asarray([_PUSH.get(task.verb, (0.0, 0.0)) for task in TASKS], np.float32),
+        push=np.asarray(
+            [_PUSH.get(task.verb, (0.0, 0.0)) for task in TASKS], np.float32
+        ),
     )

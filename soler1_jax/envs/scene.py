@@ -1,0 +1,286 @@
+"""What differs between worlds: `SceneParams`, and how one is drawn for a task.
+
+The parameters replace fields of the one physics model (`apply`), so worlds differ in
+poses, sizes, colours, joints, light and cameras without another compilation.
+
+Dimension letters: G geoms, N bodies, J joints, V views (external, wrist). Units: metres,
+radians.
+"""
+
+from typing import NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from mujoco import mjx
+
+from soler1_jax.envs import fixtures, layout, model, paint
+from soler1_jax.envs.tasks import COLORS, SHAPES, VERBS, TaskTable
+
+Array = jax.Array
+
+HIDDEN_HEIGHT = -1.0
+OBJECT_HALF = (0.026, 0.033)
+# The collision box of a round object is a little smaller than its outline.
+BOX_SHARE = (1.0, 0.88, 0.9)
+START_SHARE = 0.1
+
+_PLACE = VERBS.index("place")
+
+
+@flax.struct.dataclass
+class SceneParams:
+    """One world's share of the model, and what it stands for.
+
+    Attributes:
+      body_pos: float32 [N, 3].
+      body_quat: float32 [N, 4].
+      geom_pos: float32 [G, 3].
+      geom_quat: float32 [G, 4].
+      geom_size: float32 [G, 3].
+      geom_rgba: float32 [G, 4]; alpha 0 means that the geom is not drawn.
+      jnt_axis: float32 [J, 3].
+      jnt_range: float32 [J, 2].
+      jnt_stiffness: float32 [J].
+      dof_damping: float32 [J] (every joint has one degree of freedom).
+      light_direction: float32 [3], unit vector along which the light travels.
+      light_diffuse: float32 [].
+      light_ambient: float32 [].
+      camera_pos: float32 [V, 3], in the world (external), in the gripper (wrist).
+      camera_mat: float32 [V, 3, 3], columns are the camera's axes; it looks along -z.
+      camera_fovy: float32 [V], degrees.
+      color: int32 [2], colour of each object, index into COLORS.
+      shape: int32 [2], index into SHAPES.
+      half: float32 [2], half-size of each object.
+      present: bool [2], whether each object is there.
+      plate_present: bool [].
+      slide_kind: int32 [], row of `fixtures.SLIDES`, 0 = absent.
+      hinge_kind: int32 [], row of `fixtures.HINGES`, 0 = absent.
+      fixture_scale: float32 [], size of the fixture over its nominal size.
+    """
+
+    body_pos: Array
+    body_quat: Array
+    geom_pos: Array
+    geom_quat: Array
+    geom_size: Array
+    geom_rgba: Array
+    jnt_axis: Array
+    jnt_range: Array
+    jnt_stiffness: Array
+    dof_damping: Array
+    light_direction: Array
+    light_diffuse: Array
+    light_ambient: Array
+    camera_pos: Array
+    camera_mat: Array
+    camera_fovy: Array
+    color: Array
+    shape: Array
+    half: Array
+    present: Array
+    plate_present: Array
+    slide_kind: Array
+    hinge_kind: Array
+    fixture_scale: Array
+
+
+_MODEL_FIELDS = (
+    "body_pos",
+    "body_quat",
+    "geom_pos",
+    "geom_quat",
+    "geom_size",
+    "jnt_axis",
+    "jnt_range",
+    "jnt_stiffness",
+    "dof_damping",
+)
+
+
+def apply(physics: mjx.Model, scene: SceneParams) -> mjx.Model:
+    """Return the model of one world."""
+    return physics.replace(**{name: getattr(scene, name) for name in _MODEL_FIELDS})
+
+
+class _Cast(NamedTuple):
+    """Who is in a scene, before anything has a place."""
+
+    color: Array
+    shape: Array
+    half: Array
+    present: Array
+    plate_present: Array
+    slide_kind: Array
+    hinge_kind: Array
+    travel: Array
+    scale: Array
+
+
+def _draw_objects(key: Array, row: TaskTable) -> tuple[Array, Array]:
+    """Draw colours and shapes [2]; half of the distractors share one of the two."""
+    keys = jax.random.split(key, 6)
+    color = jax.random.randint(keys[0], (2,), 0, len(COLORS))
+    shape = jax.random.randint(keys[1], (2,), 0, len(SHAPES))
+    color = color.at[0].set(jnp.where(row.color >= 0, row.color, color[0]))
+    shape = shape.at[0].set(jnp.where(row.shape >= 0, row.shape, shape[0]))
+    kind = jax.random.uniform(keys[2])
+    color = color.at[1].set(jnp.where(kind < 0.25, color[0], color[1]))
+    shape = shape.at[1].set(
+        jnp.where((kind >= 0.25) & (kind < 0.5), shape[0], shape[1])
+    )
+    same = (color[0] == color[1]) & (shape[0] == shape[1])
+    other = (shape[1] + jax.random.randint(keys[3], (), 1, len(SHAPES))) % len(SHAPES)
+    return color, shape.at[1].set(jnp.where(same, other, shape[1]))
+
+
+def _draw_cast(key: Array, row: TaskTable) -> _Cast:
+    keys = jax.random.split(key, 8)
+    color, shape = _draw_objects(keys[0], row)
+    chance = jax.random.uniform(keys[1], (4,))
+    named_object = row.color >= 0
+    present = jnp.stack([named_object | (chance[0] < 0.7), chance[1] < 0.75])
+    plate_present = (row.verb == _PLACE) | (chance[2] < 0.35)
+    # A pushed-away object would end up inside a fixture at the back.
+    distractor = jnp.where((chance[3] < 0.4) & (row.push[1] <= 0), 1, 0)
+    drawn = jax.random.randint(keys[2], (), 0, len(fixtures.SLIDE_ROW))
+    kind = jnp.where(row.fixture >= 0, row.fixture, drawn)
+    there = (row.fixture >= 0) | (distractor > 0)
+    slide_kind = jnp.where(there, jnp.asarray(fixtures.SLIDE_ROW)[kind], 0)
+    hinge_kind = jnp.where(there, jnp.asarray(fixtures.HINGE_ROW)[kind], 0)
+    start = jax.random.uniform(keys[3], maxval=START_SHARE)
+    travel = jnp.where(row.direction > 0, start, 1 - start)
+    anywhere = jax.random.uniform(keys[4])
+    travel = jnp.where(row.fixture >= 0, travel, anywhere)
+    # A button that nobody presses is up.
+    travel = jnp.where(slide_kind == fixtures.SLIDES.index("button"), 0.0, travel)
+    low, high = OBJECT_HALF
+    return _Cast(
+        color=color,
+        shape=shape,
+        half=jax.random.uniform(keys[5], (2,), minval=low, maxval=high),
+        present=present,
+        plate_present=plate_present,
+        slide_kind=slide_kind,
+        hinge_kind=hinge_kind,
+        travel=travel,
+        scale=jax.random.uniform(keys[6], minval=0.93, maxval=1.05),
+    )
+
+
+def _row(table: fixtures.Fixture, kind: Array, scale: Array) -> fixtures.Fixture:
+    """Take one kind of fixture at run time, with its lengths scaled."""
+    taken = jax.tree.map(lambda column: jnp.asarray(column)[kind], table)
+    lengths = {
+        name: getattr(taken, name) * scale
+        for name in taken._fields
+        if name.endswith(("_pos", "_size"))
+    }
+    return taken._replace(**lengths)
+
+
+def _set_fixture(
+    params: dict[str, Array], name: str, row: fixtures.Fixture, pose: layout.Pose
+) -> dict[str, Array]:
+    """Write one fixture's geometry, joint and pose into the model's fields."""
+    ids = model.ids()
+    joint = ids.joint[name]
+    out = dict(params)
+    base, part = ids.body[f"{name}_base"], ids.body[f"{name}_part"]
+    out["body_pos"] = (
+        out["body_pos"].at[base].set(pose.position).at[part].set(row.part_pos)
+    )
+    out["body_quat"] = out["body_quat"].at[base].set(layout.yaw_quat(pose.yaw))
+    for geom in ("base0", "base1", "move", "disc", "handle"):
+        index = ids.geom[f"{name}_{geom}"]
+        out["geom_pos"] = out["geom_pos"].at[index].set(getattr(row, f"{geom}_pos"))
+        out["geom_size"] = out["geom_size"].at[index].set(getattr(row, f"{geom}_size"))
+    disc = ids.geom[f"{name}_disc"]
+    out["geom_quat"] = out["geom_quat"].at[disc].set(row.disc_quat)
+    out["jnt_axis"] = out["jnt_axis"].at[joint].set(row.axis)
+    out["jnt_range"] = out["jnt_range"].at[joint].set(row.range)
+    out["jnt_stiffness"] = out["jnt_stiffness"].at[joint].set(row.stiffness)
+    out["dof_damping"] = out["dof_damping"].at[joint].set(row.damping)
+    return out
+
+
+def _set_objects(params: dict[str, Array], cast: _Cast) -> dict[str, Array]:
+    ids = model.ids()
+    out = dict(params)
+    for index in range(2):
+        half = cast.half[index]
+        height = jnp.where(cast.present[index], half, HIDDEN_HEIGHT)
+        body = ids.body[f"object{index}"]
+        out["body_pos"] = out["body_pos"].at[body].set(jnp.stack([0.0, 0.0, height]))
+        side = half * jnp.asarray(BOX_SHARE)[cast.shape[index]]
+        cube, ball, cylinder = (ids.geom[f"object{index}_{shape}"] for shape in SHAPES)
+        size = out["geom_size"]
+        size = size.at[cube].set(jnp.stack([side, side, half]))
+        size = size.at[ball, 0].set(half)
+        out["geom_size"] = size.at[cylinder, :2].set(half)
+    return out
+
+
+def _start_qpos(key: Array, cast: _Cast, places: layout.Places, rows: tuple) -> Array:
+    """Return the joint positions [Q] of a scene's start."""
+    keys = jax.random.split(key, 3)
+    height = jax.random.uniform(keys[0], minval=0.15, maxval=0.2)
+    yaw = jax.random.uniform(keys[1], (2,), minval=-0.4, maxval=0.4)
+    opening = jax.random.uniform(keys[2], minval=0.6, maxval=0.95) * model.FINGER_TRAVEL
+    slide, hinge = (
+        row.range[0] + cast.travel * (row.range[1] - row.range[0]) for row in rows
+    )
+    fields = [*places.gripper, height, opening, opening]
+    for index in range(2):
+        fields += [*places.objects[index], jnp.zeros(()), yaw[index]]
+    return jnp.stack([*fields, slide, hinge])
+
+
+def draw(key: Array, row: TaskTable) -> tuple[SceneParams, Array]:
+    """Draw a scene for a task.
+
+    Args:
+      key: a PRNG key.
+      row: one row of `tasks.table()`, scalars.
+
+    Returns:
+      The parameters of the world and its joint positions, float32 [Q].
+    """
+    keys = jax.random.split(key, 5)
+    physics = model.mujoco_model()
+    cast = _draw_cast(keys[0], row)
+    slide_row = _row(fixtures.SLIDE_TABLE, cast.slide_kind, cast.scale)
+    hinge_row = _row(fixtures.HINGE_TABLE, cast.hinge_kind, cast.scale)
+    rows = (slide_row, hinge_row)
+    present = (cast.slide_kind > 0, cast.hinge_kind > 0)
+    places = layout.draw(keys[1], row, rows, present, cast.travel)
+    params = {
+        name: jnp.asarray(getattr(physics, name), jnp.float32) for name in _MODEL_FIELDS
+    }
+    params = _set_objects(params, cast)
+    for name, fixture, there in zip(("slide", "hinge"), rows, present, strict=True):
+        hidden = jnp.asarray([0.0, 0.0, HIDDEN_HEIGHT])
+        position = jnp.where(there, places.fixture.position, hidden)
+        pose = layout.Pose(position, places.fixture.yaw)
+        params = _set_fixture(params, name, fixture, pose)
+    plate = model.ids().body["plate"]
+    height = jnp.where(cast.plate_present, 0.002, HIDDEN_HEIGHT)
+    params["body_pos"] = (
+        params["body_pos"].at[plate].set(jnp.stack([*places.plate, height]))
+    )
+    look = paint.draw(
+        keys[2], params["geom_size"], cast.color, cast.shape, cast.present
+    )
+    scene = SceneParams(
+        **params,
+        **look._asdict(),
+        color=cast.color,
+        shape=cast.shape,
+        half=cast.half,
+        present=cast.present,
+        plate_present=cast.plate_present,
+        slide_kind=cast.slide_kind,
+        hinge_kind=cast.hinge_kind,
+        fixture_scale=cast.scale,
+    )
+    return scene, _start_qpos(keys[3], cast, places, rows)
