@@ -1,0 +1,187 @@
+"""Measure a rewarder against the truth.
+
+`rewarder` has it judge its own roll-outs over simulated episodes of tasks that it was
+never trained on, and of held-out scenes, beside controls that understand nothing.
+`videos` has it score real videos that come with a ground truth.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rewarder:
+    """Own roll-outs over simulated episodes, beside controls."""
+
+    out: Path
+    """Run folder: result.json, report.html, and the episodes."""
+    rewarder: str = "nano"
+    """nano, a model's folder, oracle, random or time."""
+    episodes: int = 200
+    """Episodes of unseen tasks."""
+    seen_episodes: int = 100
+    """Held-out episodes of trained tasks; 0 for none."""
+    seed: int = 0
+    """Of the episodes and of the rewarder's sampling."""
+    batch: int = 32
+    """Episodes judged at once."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Videos:
+    """Videos with a ground truth, beside other rewarders' outputs on them."""
+
+    folder: Annotated[Path, tyro.conf.Positional]
+    """Folder with NAME.mp4, NAME.ground_truth.json and, optionally, NAME.OTHER.json."""
+    out: Path
+    """Run folder: result.json and report.html."""
+    rewarder: str = "nano"
+    """nano, a model's folder, random or time."""
+    views: str = "both-split"
+    """How a frame holds the cameras: external, wrist, or both-split."""
+    count: int = 10
+    """Frames shown of each video, the first one included."""
+    seed: int = 0
+    """Of the rewarder's sampling."""
+
+
+Args = Rewarder | Videos
+
+# Films on the page of `eval rewarder`.
+_FILMS = 6
+_CONTROLS = ("random", "time")
+
+
+def run(args: Rewarder | Videos) -> None:
+    """Evaluates; prints the figures and where the page is."""
+    from soler1_jax.common import compile_cache
+
+    compile_cache.enable()
+    if isinstance(args, Videos):
+        _videos(args)
+    else:
+        _rewarder(args)
+
+
+def _rewarder(args: Rewarder) -> None:
+    from soler1_jax.common.errors import require_non_negative, require_positive
+    from soler1_jax.common.run import Run
+    from soler1_jax.evals import rewarder as evals
+    from soler1_jax.reward.load import load_rewarder
+    from soler1_jax.viz.report import write_report
+
+    require_positive("episodes", args.episodes)
+    require_positive("batch", args.batch)
+    require_non_negative("seed", args.seed)
+    require_non_negative("seen episodes", args.seen_episodes)
+    rewarder = load_rewarder(args.rewarder)
+    controls = {name: load_rewarder(name) for name in _CONTROLS}
+    run = Run(args.out, "eval rewarder", args)
+    counts = {"unseen": args.episodes, "train": args.seen_episodes}
+    episodes = {
+        split: evals.evaluation_episodes(
+            args.out / "data" / split, split, count, args.seed
+        )
+        for split, count in counts.items()
+        if count
+    }
+    found = evals.evaluate(
+        rewarder, controls, episodes, seed=args.seed, batch=args.batch
+    )
+    _save_films(args.out / "episodes", found.judged["unseen"])
+    run.finish(found.result)
+    page = write_report(args.out)
+    _print_comparison(found.result)
+    print(f"result: {args.out / 'result.json'}\npage: {page}")
+
+
+def _save_films(folder: Path, judged: Any) -> None:
+    """Keeps episodes from the smallest to the largest error, evenly spaced."""
+    import numpy as np
+
+    from soler1_jax.viz.episodes import EpisodeView, save_episode
+
+    error = np.abs(judged.rollout.progress - judged.true).mean(1)
+    order = np.argsort(error)
+    places = np.linspace(0, len(order) - 1, min(_FILMS, len(order))).astype(int)
+    for rank, index in enumerate(order[places]):
+        episode = judged.episodes[index]
+        said = np.concatenate([[0.0], judged.rollout.progress[index]])
+        place = ("smallest error", "median", "largest error")
+        where = place[0 if rank == 0 else 2 if rank == len(places) - 1 else 1]
+        if 0 < rank < len(places) - 1:
+            where = f"{100 * places[rank] / (len(order) - 1):.0f} % have less error"
+        view = EpisodeView(
+            frames=episode.external,
+            wrist=episode.wrist,
+            predicted=said,
+            true=episode.progress,
+            thoughts=["", *judged.thoughts[index]],
+            task=episode.sentence,
+            success=episode.success,
+            title=f"{where}: {error[index]:.1f} %",
+        )
+        save_episode(folder / f"{rank}.npz", view)
+
+
+def _print_comparison(result: dict[str, Any]) -> None:
+    """A table of the rewarder and its controls on every split."""
+    from rich.console import Console
+    from rich.table import Table
+
+    for split, figures in result["splits"].items():
+        shown = Table(title=f"{split}: {figures['episodes']} episodes")
+        columns = ("mae", "pearson", "spearman", "kendall_tau_a", "auc_highest")
+        for name in ("rewarder", *columns):
+            shown.add_column(name, justify="left" if name == "rewarder" else "right")
+        rows = {result["rewarder"]: figures} | result["controls"][split]
+        for name, row in rows.items():
+            shown.add_row(name, *(_shown(row[c]) for c in columns))
+        Console().print(shown)
+    print(
+        f"copy slope {result['copy_slope']:.3f} ({result['copy_slope_how']}), "
+        f"parse rate {100 * result['parse_rate']:.1f} %, "
+        f"{result['queries_per_second']:.0f} queries/s"
+    )
+
+
+def _shown(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _videos(args: Videos) -> None:
+    import time
+
+    from soler1_jax.common.errors import require_non_negative
+    from soler1_jax.common.run import Run
+    from soler1_jax.evals.realvideo import evaluate_folder
+    from soler1_jax.reward.load import load_rewarder
+    from soler1_jax.viz.report import write_report
+
+    require_non_negative("seed", args.seed)
+    began = time.monotonic()
+    rewarder = load_rewarder(args.rewarder)
+    run = Run(args.out, "eval videos", args)
+    result, _ = evaluate_folder(
+        rewarder, args.folder, layout=args.views, count=args.count, seed=args.seed
+    )
+    run.finish(result | {"wall_seconds": time.monotonic() - began})
+    page = write_report(args.out)
+    for video in result["videos"]:
+        said = "; ".join(
+            f"{name}: Pearson {_shown(row['pearson'])}, MAE {row['mae']:.1f}"
+            for name, row in video["by"].items()
+        )
+        print(f"{video['video']} ({'solved' if video['solved'] else 'failed'}): {said}")
+    for name, row in result["summary"].items():
+        print(
+            f"{name}: mean Pearson {_shown(row['pearson'])}, "
+            f"mean Spearman {_shown(row['spearman'])}, MAE {row['mae']:.1f}, "
+            f"AUC {_shown(row['auc_highest'])} over {row['videos']} videos"
+        )
+    print(f"result: {args.out / 'result.json'}\npage: {page}")
