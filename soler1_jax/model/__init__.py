@@ -1,1 +1,1 @@
-"""One Qwen3-VL-shaped transformer, driven by a config."""
+"""The transformer: picture encoder, grounding, decoder, and presets."""

@@ -1,0 +1,131 @@
+"""Attention: full within a frame, grouped-query with normed queries in the decoder.
+
+Letters: B sequences, T queries, C keys, N frames, P patches, h query heads, g key-value
+heads, d channels of a head. Scores and softmax are float32.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from soler1_jax.model.config import TextConfig
+from soler1_jax.model.layers import Linear, RMSNorm
+from soler1_jax.model.rope import rotate
+
+# Finite, so that a row without any allowed key is uniform and not NaN.
+MASKED = -1e30
+
+
+class LayerCache(NamedTuple):
+    """Keys and values of one layer, [B, g, C, d]."""
+
+    keys: jax.Array
+    values: jax.Array
+
+
+def attend(
+    query: jax.Array, keys: jax.Array, values: jax.Array, mask: jax.Array | None
+) -> jax.Array:
+    """Softmax attention with grouped heads.
+
+    Args:
+      query: [B, T, h, d].
+      keys, values: [B, g, C, d]; g divides h.
+      mask: bool [B, T, C], True where a query may look; None for everywhere.
+
+    Returns:
+      [B, T, h, d] in query's dtype.
+    """
+    batch, length, heads, size = query.shape
+    groups = keys.shape[1]
+    grouped = query.reshape(batch, length, groups, heads // groups, size)
+    scores = jnp.einsum(
+        "btgrd,bgcd->bgrtc", grouped, keys, preferred_element_type=jnp.float32
+    )
+    scores = scores * size**-0.5
+    if mask is not None:
+        scores = jnp.where(mask[:, None, None], scores, MASKED)
+    weights = jax.nn.softmax(scores, axis=-1).astype(values.dtype)
+    out = jnp.einsum(
+        "bgrtc,bgcd->btgrd", weights, values, preferred_element_type=jnp.float32
+    )
+    return out.reshape(batch, length, heads, size).astype(query.dtype)
+
+
+class VisionAttention(nnx.Module):
+    """Every patch of a frame sees every patch of the same frame."""
+
+    def __init__(self, size: int, heads: int, *, rngs: nnx.Rngs) -> None:
+        self.qkv = Linear(
+            (size, 3 * size), ("embed", "heads"), use_bias=True, rngs=rngs
+        )
+        self.proj = Linear((size, size), ("heads", "embed"), use_bias=True, rngs=rngs)
+        self.heads = heads
+
+    def __call__(self, x: jax.Array, angles: jax.Array) -> jax.Array:
+        """Maps [N, P, size] with rotary angles [P, d/2] to [N, P, size]."""
+        frames, patches, size = x.shape
+        qkv = self.qkv(x).reshape(frames, patches, 3, self.heads, size // self.heads)
+        query, key = rotate(qkv[:, :, 0], angles), rotate(qkv[:, :, 1], angles)
+        key, value = jnp.swapaxes(key, 1, 2), jnp.swapaxes(qkv[:, :, 2], 1, 2)
+        out = attend(query, key, value, None)
+        return self.proj(out.reshape(frames, patches, size))
+
+
+class TextAttention(nnx.Module):
+    """Grouped-query attention with RMS-normed queries and keys, and rotary positions."""
+
+    def __init__(self, config: TextConfig, *, rngs: nnx.Rngs) -> None:
+        size, dim = config.hidden_size, config.head_dim
+        wide, narrow = config.num_heads * dim, config.num_kv_heads * dim
+        self.q_proj = Linear(
+            (size, wide), ("embed", "heads"), use_bias=False, rngs=rngs
+        )
+        self.k_proj = Linear(
+            (size, narrow), ("embed", "kv_heads"), use_bias=False, rngs=rngs
+        )
+        self.v_proj = Linear(
+            (size, narrow), ("embed", "kv_heads"), use_bias=False, rngs=rngs
+        )
+        self.o_proj = Linear(
+            (wide, size), ("heads", "embed"), use_bias=False, rngs=rngs
+        )
+        self.q_norm = RMSNorm(dim, config.norm_eps)
+        self.k_norm = RMSNorm(dim, config.norm_eps)
+        self.head_dim = dim
+
+    def __call__(
+        self,
+        x: jax.Array,
+        angles: jax.Array,
+        mask: jax.Array,
+        cache: LayerCache | None = None,
+        index: jax.Array | int = 0,
+    ) -> tuple[jax.Array, LayerCache]:
+        """Attends over x itself, or over a cache into which x is written first.
+
+        Args:
+          x: [B, T, D].
+          angles: float32 [B, T, d/2].
+          mask: bool [B, T, C]; C is T without a cache, else the cache's capacity.
+          cache: keys and values so far.
+          index: where in the cache x goes.
+
+        Returns:
+          [B, T, D], and the keys and values (of x alone, or the updated cache).
+        """
+        batch, length, _ = x.shape
+        shape = (batch, length, -1, self.head_dim)
+        query = rotate(self.q_norm(self.q_proj(x).reshape(shape)), angles)
+        key = rotate(self.k_norm(self.k_proj(x).reshape(shape)), angles)
+        key = jnp.swapaxes(key, 1, 2)
+        value = jnp.swapaxes(self.v_proj(x).reshape(shape), 1, 2)
+        if cache is not None:
+            key = jax.lax.dynamic_update_slice_in_dim(cache.keys, key, index, axis=2)
+            value = jax.lax.dynamic_update_slice_in_dim(
+                cache.values, value, index, axis=2
+            )
+        out = attend(query, key, value, mask)
+        return self.o_proj(out.reshape(batch, length, -1)), LayerCache(key, value)

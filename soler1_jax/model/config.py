@@ -1,0 +1,239 @@
+"""Configuration of the video-language model, from nano to Qwen3-VL sizes.
+
+Every difference between sizes lives here; the modules hold no size-specific code. The
+names of quantities follow Qwen3-VL's published configuration where one exists.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from soler1_jax.common.errors import UserError, nearest_hint
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VisionConfig:
+    """The picture encoder: a transformer over the patches of one frame.
+
+    Attributes:
+      image_size: side of the square input in pixels.
+      patch_size: side of one patch in pixels.
+      temporal_patch_size: frames per patch of the linear stem (a still picture is
+        repeated); Qwen3-VL uses 2.
+      stem: "linear" is one matrix per patch; "conv" shrinks 4x4 pixels linearly, applies
+        `stem_depth` residual 3x3 convolutions, then one of stride `patch_size // 4`.
+      stem_size: channels of the conv stem.
+      stem_depth: residual 3x3 convolutions of the conv stem.
+      hidden_size: channels of a patch.
+      intermediate_size: hidden channels of the feed-forward layers.
+      depth: transformer blocks.
+      num_heads: attention heads.
+      position_grid: side of the learned position table, interpolated to the frame.
+      position_scale: standard deviation of the table at initialisation.
+      spatial_merge_size: side of the square of patches that one token merges.
+      merger_hidden: hidden channels of a merger; None for that of Qwen3-VL, the merged
+        width `hidden_size * spatial_merge_size**2`.
+      deepstack_indexes: blocks whose output is added in the first decoder layers.
+      scan_layers: stack the blocks' weights and run them in one `lax.scan`.
+    """
+
+    image_size: int
+    patch_size: int
+    temporal_patch_size: int = 1
+    stem: Literal["linear", "conv"] = "linear"
+    stem_size: int = 0
+    stem_depth: int = 0
+    hidden_size: int
+    intermediate_size: int
+    depth: int
+    num_heads: int
+    position_grid: int
+    position_scale: float = 0.02
+    spatial_merge_size: int = 2
+    merger_hidden: int | None = None
+    deepstack_indexes: tuple[int, ...] = ()
+    scan_layers: bool = False
+
+    @property
+    def grid(self) -> int:
+        """Patches along one side of a frame."""
+        return self.image_size // self.patch_size
+
+    @property
+    def patch_count(self) -> int:
+        """P, patches of a frame."""
+        return self.grid**2
+
+    @property
+    def merged_grid(self) -> int:
+        """Tokens along one side of a frame."""
+        return self.grid // self.spatial_merge_size
+
+    @property
+    def token_count(self) -> int:
+        """K, merged tokens of a frame."""
+        return self.merged_grid**2
+
+    def __post_init__(self) -> None:
+        side = self.patch_size * self.spatial_merge_size
+        if self.image_size % side:
+            raise UserError(
+                f"the picture must hold whole tokens of {side} pixels; image_size is "
+                f"{self.image_size}; choose a multiple of {side}"
+            )
+        if self.hidden_size % (4 * self.num_heads):
+            raise UserError(
+                "axial rotary positions need vision heads of a multiple of 4 channels; "
+                f"got {self.hidden_size} channels in {self.num_heads} heads; change one"
+            )
+        if self.stem == "conv" and self.patch_size % 4:
+            raise UserError(
+                f"the conv stem starts with 4x4 pixels; patch_size is {self.patch_size}; "
+                "choose a multiple of 4"
+            )
+        if any(not 0 <= i < self.depth for i in self.deepstack_indexes):
+            raise UserError(
+                f"deepstack indexes name blocks 0 to {self.depth - 1}; got "
+                f"{self.deepstack_indexes}; change deepstack_indexes or depth"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextConfig:
+    """The decoder.
+
+    Attributes:
+      vocab_size: token ids.
+      hidden_size: channels of a token, D.
+      intermediate_size: hidden channels of the gated feed-forward layers.
+      depth: layers.
+      num_heads, num_kv_heads, head_dim: grouped-query attention.
+      rope_theta: base of the rotary frequencies.
+      mrope_section: rotary frequencies that turn with time, height and width; they sum
+        to head_dim // 2.
+      norm_eps: added to the mean square in RMSNorm.
+      tie_embeddings: the output matrix is the embedding table.
+      prefix_attention: whether pictures and prompt see each other both ways.
+      scan_layers, remat: stack and scan the layers; recompute them in the backward pass.
+    """
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    depth: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    rope_theta: float
+    mrope_section: tuple[int, int, int]
+    norm_eps: float = 1e-6
+    tie_embeddings: bool = False
+    prefix_attention: Literal["causal", "bidirectional"] = "causal"
+    scan_layers: bool = False
+    remat: bool = False
+
+    def __post_init__(self) -> None:
+        if sum(self.mrope_section) != self.head_dim // 2:
+            raise UserError(
+                "mrope_section must sum to half of head_dim, "
+                f"{self.head_dim // 2}; got {self.mrope_section}; change one of them"
+            )
+        if self.num_heads % self.num_kv_heads:
+            raise UserError(
+                "every key-value head serves equally many query heads; got "
+                f"{self.num_heads} and {self.num_kv_heads}; make one divide the other"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GroundingConfig:
+    """Heat maps of named things, and the tokens pooled by them.
+
+    Attributes:
+      size: channels of the text query and of the patch keys.
+      coordinate_frequencies: sine-cosine pairs per coordinate of a heat map's centre.
+      class_count, color_count, shape_count: outputs of the dense patch heads.
+    """
+
+    size: int = 64
+    coordinate_frequencies: int = 4
+    class_count: int = 8
+    color_count: int = 7
+    shape_count: int = 4
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The whole model.
+
+    Attributes:
+      name: preset it came from.
+      vision, text: encoder and decoder.
+      grounding: None for models without heat maps (no slot tokens).
+      frame_roles: learned vectors added to the tokens of the first, previous and current
+        frame; 0 for none.
+      bin_count: outputs of the value head; 0 for none.
+      state_size: outputs of the state head; 0 for none.
+      dtype: of activations; parameters are float32.
+    """
+
+    name: str
+    vision: VisionConfig
+    text: TextConfig
+    grounding: GroundingConfig | None = None
+    frame_roles: int = 0
+    bin_count: int = 0
+    state_size: int = 0
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+    def __post_init__(self) -> None:
+        if len(self.vision.deepstack_indexes) > self.text.depth:
+            raise UserError(
+                "each deepstack level enters one decoder layer; got "
+                f"{len(self.vision.deepstack_indexes)} levels for {self.text.depth} "
+                "layers; drop levels or add layers"
+            )
+
+    @property
+    def frame_token_count(self) -> int:
+        """Tokens of a frame in the decoder's prefix: merged ones and two slots."""
+        return self.vision.token_count + (2 if self.grounding else 0)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns plain dictionaries, lists and numbers."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "ModelConfig":
+        """Inverse of `to_json`; raises UserError for unknown or missing fields."""
+        parts = {
+            "vision": VisionConfig,
+            "text": TextConfig,
+            "grounding": GroundingConfig,
+        }
+        fields = dict(data)
+        for key, part in parts.items():
+            if fields.get(key) is not None:
+                fields[key] = _build(part, fields[key])
+        return _build(cls, fields)
+
+
+def _build(cls: type, data: Any) -> Any:
+    if not isinstance(data, Mapping):
+        raise UserError(
+            f"{cls.__name__} is stored as a JSON object; got {type(data).__name__}; "
+            "restore config.json"
+        )
+    names = {f.name for f in dataclasses.fields(cls)}
+    for key in data:
+        if key not in names:
+            raise UserError(
+                f"unknown field {key!r} of {cls.__name__}{nearest_hint(key, names)}"
+            )
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+    try:
+        return cls(**values)
+    except TypeError as error:
+        raise UserError(
+            f"{cls.__name__} lacks fields; {error}; restore config.json"
+        ) from error

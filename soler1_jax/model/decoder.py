@@ -1,0 +1,121 @@
+"""The text decoder: pre-norm layers with DeepStack additions and a key-value cache.
+
+Letters: B sequences, T tokens, D channels, Ls DeepStack levels, g key-value heads, C
+places of the cache, d channels of a head.
+Source: Qwen3-VL technical report (arXiv 2511.21631), section 2.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from soler1_jax.model.attention import LayerCache, TextAttention
+from soler1_jax.model.config import TextConfig
+from soler1_jax.model.layers import GatedMLP, RMSNorm
+from soler1_jax.model.rope import mrope_angles
+from soler1_jax.model.stack import LayerStack
+
+
+class DecoderLayer(nnx.Module):
+    """Attention and gated feed-forward, each added to its input."""
+
+    def __init__(self, config: TextConfig, *, rngs: nnx.Rngs) -> None:
+        self.input_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.self_attn = TextAttention(config, rngs=rngs)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.mlp = GatedMLP(config.hidden_size, config.intermediate_size, rngs=rngs)
+
+    def __call__(
+        self,
+        x: jax.Array,
+        angles: jax.Array,
+        mask: jax.Array,
+        cache: LayerCache | None,
+        index: jax.Array | int,
+    ) -> tuple[jax.Array, LayerCache]:
+        """Maps [B, T, D]; see `TextAttention` for the other arguments."""
+        y, cache = self.self_attn(self.input_layernorm(x), angles, mask, cache, index)
+        x = x + y
+        return x + self.mlp(self.post_attention_layernorm(x)), cache
+
+
+class Decoder(nnx.Module):
+    """Layers and the last norm."""
+
+    def __init__(self, config: TextConfig, *, rngs: nnx.Rngs) -> None:
+        self.layers = LayerStack(
+            lambda r: DecoderLayer(config, rngs=r),
+            config.depth,
+            scan=config.scan_layers,
+            remat=config.remat,
+            rngs=rngs,
+        )
+        self.norm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.config = config
+
+    def __call__(
+        self,
+        x: jax.Array,
+        positions: jax.Array,
+        mask: jax.Array,
+        deepstack: jax.Array | None = None,
+        cache: Any = None,
+        index: jax.Array | int = 0,
+    ) -> tuple[jax.Array, Any]:
+        """Runs all layers.
+
+        Args:
+          x: [B, T, D].
+          positions: int32 [B, 3, T].
+          mask: bool [B, T, C]; C is T, or the cache's capacity.
+          deepstack: [B, Ls, T', D] with T' <= T; level i is added after layer i to the
+            first T' tokens; zero where a token is no picture.
+          cache: what an earlier call returned, grown by `grow`.
+          index: where in the cache x goes.
+
+        Returns:
+          Normed [B, T, D], and the cache: one `LayerCache` a layer (a tuple, or stacked
+          when the layers are scanned).
+        """
+        config = self.config
+        angles = mrope_angles(positions, config.mrope_section, config.rope_theta)
+
+        def apply(
+            layer: DecoderLayer, x: jax.Array, kept: Any, i: jax.Array | int
+        ) -> tuple[jax.Array, LayerCache]:
+            x, kept = layer(x, angles, mask, kept, index)
+            return add_level(x, deepstack, i), kept
+
+        x, cache = self.layers.run(apply, x, cache)
+        return self.norm(x), cache
+
+
+def add_level(
+    x: jax.Array, deepstack: jax.Array | None, index: jax.Array | int
+) -> jax.Array:
+    """Adds DeepStack level `index`, if there is one, to the first tokens of x."""
+    if deepstack is None or deepstack.shape[1] == 0:
+        return x
+    levels, length = deepstack.shape[1:3]
+    if isinstance(index, int):
+        if index >= levels:
+            return x
+        level = deepstack[:, index]
+    else:
+        level = jnp.where(
+            index < levels, deepstack[:, jnp.minimum(index, levels - 1)], 0
+        )
+    return x.at[:, :length].add(level.astype(x.dtype))
+
+
+def grow(cache: Any, capacity: int) -> Any:
+    """Pads the places (second axis from the end) of all keys and values."""
+
+    def pad(a: jax.Array) -> jax.Array:
+        widths = [(0, 0)] * a.ndim
+        widths[-2] = (0, capacity - a.shape[-2])
+        return jnp.pad(a, widths)
+
+    return jax.tree.map(pad, cache)

@@ -1,0 +1,88 @@
+"""The decoder's prefix: the tokens of up to a few frames, then the prompt.
+
+Letters: B sequences, F frames, n tokens of a frame, Lp words of the prompt, P = F*n + Lp
+places of the prefix, S places of a completion, D channels, Ls DeepStack levels.
+All arrays lead with B, so that a prefix can be repeated or gathered with `tree.map`.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+class Prefix(NamedTuple):
+    """What is known before the first generated token."""
+
+    embeds: jax.Array  # [B, P, D]
+    positions: jax.Array  # int32 [B, 3, P]: time, height, width
+    deepstack: jax.Array  # [B, Ls, P', D] with P' <= P: the pictures' places
+    mask: jax.Array  # bool [B, P], False on absent frames and padding
+    last: jax.Array  # int32 [B], place of the last word of the prompt
+    next_position: jax.Array  # int32 [B], position of the first generated token
+
+
+def frame_offsets(grid: int, slots: int) -> np.ndarray:
+    """Positions of a frame's tokens relative to its start, int32 [3, n].
+
+    Merged tokens share one time and lie on a grid; slot tokens follow one by one, as
+    words do.
+    """
+    rows, columns = np.divmod(np.arange(grid * grid), grid)
+    merged = np.stack([np.zeros_like(rows), rows, columns])
+    after = np.tile(grid + np.arange(slots), (3, 1))
+    return np.concatenate([merged, after], axis=1).astype(np.int32)
+
+
+def prefix_positions(
+    offsets: np.ndarray, frame_mask: jax.Array, prompt_mask: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Counts positions over the frames and words that are there.
+
+    A frame starts one past everything before it and takes as many positions as its
+    longest side, as in Qwen3-VL. Absent frames and padding take none.
+
+    Args:
+      offsets: int32 [3, n] of `frame_offsets`.
+      frame_mask: bool [B, F].
+      prompt_mask: bool [B, Lp].
+
+    Returns:
+      int32 [B, 3, F*n + Lp] positions and int32 [B], the position that comes next.
+    """
+    batch, frames = frame_mask.shape
+    span = int(offsets.max()) + 1
+    ends = span * jnp.cumsum(frame_mask.astype(jnp.int32), axis=1)
+    starts = ends - span * frame_mask.astype(jnp.int32)
+    pictures = starts[:, None, :, None] + jnp.asarray(offsets)[None, :, None, :]
+    pictures = pictures.reshape(batch, 3, frames * offsets.shape[1])
+    counts = jnp.cumsum(prompt_mask.astype(jnp.int32), axis=1)
+    begin = ends[:, -1:]
+    words = begin + jnp.maximum(counts - 1, 0)
+    words = jnp.broadcast_to(words[:, None], (batch, 3, prompt_mask.shape[1]))
+    positions = jnp.concatenate([pictures, words], axis=2)
+    return positions.astype(jnp.int32), (begin + counts[:, -1:])[:, 0]
+
+
+def prefix_mask(mask: jax.Array, *, bidirectional: bool) -> jax.Array:
+    """Who sees whom within a prefix: bool [B, P] -> bool [B, P, P] (query, key)."""
+    if bidirectional:
+        return jnp.broadcast_to(mask[:, None], (*mask.shape, mask.shape[1]))
+    length = mask.shape[1]
+    return mask[:, None] & jnp.tril(jnp.ones((length, length), bool))
+
+
+def full_mask(
+    mask: jax.Array, completion_mask: jax.Array, *, bidirectional: bool
+) -> jax.Array:
+    """Who sees whom in prefix and completion: bool [B, P+S, P+S] (query, key).
+
+    The completion is causal and sees the whole prefix; the prefix never sees it.
+    """
+    length, words = mask.shape[1], completion_mask.shape[1]
+    inside = prefix_mask(mask, bidirectional=bidirectional)
+    top = jnp.pad(inside, ((0, 0), (0, 0), (0, words)))
+    causal = completion_mask[:, None] & jnp.tril(jnp.ones((words, words), bool))
+    before = jnp.broadcast_to(mask[:, None], (mask.shape[0], words, length))
+    return jnp.concatenate([top, jnp.concatenate([before, causal], axis=2)], axis=1)

@@ -1,0 +1,165 @@
+"""Named configurations: `nano` (shipped), `micro` (tests) and the Qwen3-VL sizes."""
+
+import dataclasses
+
+from soler1_jax.common.errors import UserError, nearest_hint
+from soler1_jax.model.config import (
+    GroundingConfig,
+    ModelConfig,
+    TextConfig,
+    VisionConfig,
+)
+
+QWEN_VOCAB_SIZE = 151936
+
+
+def nano(vocab_size: int) -> ModelConfig:
+    """About 1.6 M parameters: 64-pixel frames, 4 + 2 tokens a frame."""
+    return ModelConfig(
+        name="nano",
+        vision=VisionConfig(
+            image_size=64,
+            patch_size=8,
+            stem="conv",
+            stem_size=48,
+            stem_depth=1,
+            hidden_size=96,
+            intermediate_size=288,
+            depth=3,
+            num_heads=4,
+            position_grid=8,
+            position_scale=0.3,
+            spatial_merge_size=4,
+            merger_hidden=128,
+            deepstack_indexes=(1,),
+        ),
+        text=TextConfig(
+            vocab_size=vocab_size,
+            hidden_size=128,
+            intermediate_size=320,
+            depth=3,
+            num_heads=4,
+            num_kv_heads=2,
+            head_dim=32,
+            rope_theta=1e4,
+            mrope_section=(6, 5, 5),
+            prefix_attention="bidirectional",
+        ),
+        grounding=GroundingConfig(),
+        frame_roles=3,
+        bin_count=41,
+        state_size=7,
+    )
+
+
+def micro(vocab_size: int) -> ModelConfig:
+    """Everything `nano` has at the smallest size that still exercises it."""
+    return ModelConfig(
+        name="micro",
+        vision=VisionConfig(
+            image_size=16,
+            patch_size=4,
+            stem="conv",
+            stem_size=8,
+            stem_depth=1,
+            hidden_size=16,
+            intermediate_size=32,
+            depth=2,
+            num_heads=2,
+            position_grid=4,
+            position_scale=0.3,
+            spatial_merge_size=2,
+            merger_hidden=16,
+            deepstack_indexes=(0,),
+        ),
+        text=TextConfig(
+            vocab_size=vocab_size,
+            hidden_size=16,
+            intermediate_size=32,
+            depth=2,
+            num_heads=2,
+            num_kv_heads=1,
+            head_dim=16,
+            rope_theta=1e4,
+            mrope_section=(4, 2, 2),
+            prefix_attention="bidirectional",
+        ),
+        grounding=GroundingConfig(size=8, coordinate_frequencies=2),
+        frame_roles=3,
+        bin_count=41,
+        state_size=7,
+    )
+
+
+def _qwen3_vl(
+    name: str,
+    vision: tuple[int, int, int, tuple[int, ...]],
+    text: tuple[int, int, int, int],
+    *,
+    tie: bool,
+) -> ModelConfig:
+    """Builds a Qwen3-VL size from (width, feed-forward, depth, deepstack or heads)."""
+    width, feed, depth, deepstack = vision
+    text_width, text_feed, text_depth, heads = text
+    return ModelConfig(
+        name=name,
+        vision=VisionConfig(
+            image_size=384,
+            patch_size=16,
+            temporal_patch_size=2,
+            hidden_size=width,
+            intermediate_size=feed,
+            depth=depth,
+            num_heads=16,
+            position_grid=48,
+            deepstack_indexes=deepstack,
+            scan_layers=True,
+        ),
+        text=TextConfig(
+            vocab_size=QWEN_VOCAB_SIZE,
+            hidden_size=text_width,
+            intermediate_size=text_feed,
+            depth=text_depth,
+            num_heads=heads,
+            num_kv_heads=8,
+            head_dim=128,
+            rope_theta=5e6,
+            mrope_section=(24, 20, 20),
+            tie_embeddings=tie,
+            scan_layers=True,
+            remat=True,
+        ),
+        dtype="bfloat16",
+    )
+
+
+QWEN3_VL = {
+    "qwen3-vl-2b": _qwen3_vl(
+        "qwen3-vl-2b", (1024, 4096, 24, (5, 11, 17)), (2048, 6144, 28, 16), tie=True
+    ),
+    "qwen3-vl-4b": _qwen3_vl(
+        "qwen3-vl-4b", (1024, 4096, 24, (5, 11, 17)), (2560, 9728, 36, 32), tie=True
+    ),
+    "qwen3-vl-8b": _qwen3_vl(
+        "qwen3-vl-8b", (1152, 4304, 27, (8, 16, 24)), (4096, 12288, 36, 32), tie=False
+    ),
+}
+
+
+def preset(name: str, vocab_size: int | None = None) -> ModelConfig:
+    """Returns the configuration of a name; `vocab_size` replaces the preset's own."""
+    small = {"nano": nano, "micro": micro}
+    if name in small:
+        if vocab_size is None:
+            raise UserError(
+                f"preset {name!r} is sized by its tokenizer; got no vocab_size; give one"
+            )
+        return small[name](vocab_size)
+    if name not in QWEN3_VL:
+        choices = (*small, *QWEN3_VL)
+        raise UserError(f"unknown preset {name!r}{nearest_hint(name, choices)}")
+    config = QWEN3_VL[name]
+    if vocab_size is None:
+        return config
+    text = dataclasses.replace(config.text, vocab_size=vocab_size)
+    return dataclasses.replace(config, text=text)

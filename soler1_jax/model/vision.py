@@ -1,0 +1,209 @@
+"""The picture encoder: frames to patch features, merged tokens and DeepStack features.
+
+Letters: N frames, H W pixels, G patches along a side, P = G*G patches, K merged tokens,
+Ls DeepStack levels, Dv and D channels of encoder and decoder. Each frame is encoded on
+its own: no patch ever sees another frame.
+Source: Qwen3-VL technical report (arXiv 2511.21631), section 2; the conv stem is ours.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from soler1_jax.model.attention import VisionAttention
+from soler1_jax.model.config import VisionConfig
+from soler1_jax.model.layers import MLP, Embedding, LayerNorm, Linear
+from soler1_jax.model.rope import axial_angles, interpolate_table
+from soler1_jax.model.stack import LayerStack
+
+STEM_PIXELS = 4
+
+
+class FrameFeatures(NamedTuple):
+    """What a frame looks like, before anything is asked about it."""
+
+    patches: jax.Array  # [N, P, Dv]
+    tokens: jax.Array  # [N, K, D]
+    deepstack: jax.Array  # [N, Ls, K, D]
+
+
+def space_to_depth(x: jax.Array, side: int) -> jax.Array:
+    """Moves side x side squares into channels: [N, H, W, C] -> [N, H/s, W/s, s*s*C]."""
+    count, height, width, channels = x.shape
+    x = x.reshape(count, height // side, side, width // side, side, channels)
+    x = x.transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(count, height // side, width // side, side * side * channels)
+
+
+def neighbourhoods(x: jax.Array, stride: int = 1) -> jax.Array:
+    """Gathers 3x3 surroundings, zero outside: [N, H, W, C] -> [N, H/s, W/s, 9*C].
+
+    A matrix product over these is a convolution whose backward pass is matrix products
+    too; XLA's own convolution backward is several times slower on a CPU.
+    """
+    _, height, width, _ = x.shape
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    shifts = [
+        x[:, i : i + height : stride, j : j + width : stride]
+        for i in range(3)
+        for j in range(3)
+    ]
+    return jnp.concatenate(shifts, axis=-1)
+
+
+class LinearStem(nnx.Module):
+    """One matrix per patch. The kernel's rows run over channel, time, row, column."""
+
+    def __init__(self, config: VisionConfig, *, rngs: nnx.Rngs) -> None:
+        inputs = 3 * config.temporal_patch_size * config.patch_size**2
+        self.proj = Linear(
+            (inputs, config.hidden_size), (None, "embed"), use_bias=True, rngs=rngs
+        )
+        self.side, self.repeats = config.patch_size, config.temporal_patch_size
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps [N, H, W, 3] to [N, P, Dv]."""
+        x = space_to_depth(x, self.side)
+        count, rows, columns, _ = x.shape
+        x = x.reshape(count, rows * columns, self.side**2, 3)
+        x = jnp.repeat(jnp.swapaxes(x, 2, 3)[:, :, :, None], self.repeats, axis=3)
+        return self.proj(x.reshape(count, rows * columns, -1))
+
+
+class ConvStem(nnx.Module):
+    """4x4 pixels linearly, residual 3x3 convolutions, then one with a stride."""
+
+    def __init__(self, config: VisionConfig, *, rngs: nnx.Rngs) -> None:
+        size, hidden = config.stem_size, config.hidden_size
+        self.pixels = Linear(
+            (3 * STEM_PIXELS**2, size), (None, "mlp"), use_bias=True, rngs=rngs
+        )
+        self.norms = nnx.List([LayerNorm(size) for _ in range(config.stem_depth)])
+        self.convs = nnx.List(
+            [
+                Linear((9 * size, size), (None, "mlp"), use_bias=True, rngs=rngs)
+                for _ in range(config.stem_depth)
+            ]
+        )
+        self.norm = LayerNorm(size)
+        self.proj = Linear(
+            (9 * size, hidden), (None, "embed"), use_bias=True, rngs=rngs
+        )
+        self.stride = config.patch_size // STEM_PIXELS
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps [N, H, W, 3] to [N, P, Dv]."""
+        x = jax.nn.gelu(self.pixels(space_to_depth(x, STEM_PIXELS)))
+        for norm, conv in zip(self.norms, self.convs, strict=True):
+            x = x + jax.nn.gelu(conv(neighbourhoods(norm(x))))
+        x = self.proj(neighbourhoods(self.norm(x), self.stride))
+        return x.reshape(x.shape[0], -1, x.shape[-1])
+
+
+class VisionBlock(nnx.Module):
+    """Pre-norm attention and feed-forward."""
+
+    def __init__(self, config: VisionConfig, *, rngs: nnx.Rngs) -> None:
+        size = config.hidden_size
+        self.norm1 = LayerNorm(size)
+        self.attn = VisionAttention(size, config.num_heads, rngs=rngs)
+        self.norm2 = LayerNorm(size)
+        self.mlp = MLP((size, config.intermediate_size, size), rngs=rngs)
+
+    def __call__(self, x: jax.Array, angles: jax.Array) -> jax.Array:
+        """Maps [N, P, Dv] to [N, P, Dv]."""
+        x = x + self.attn(self.norm1(x), angles)
+        return x + self.mlp(self.norm2(x))
+
+
+class PatchMerger(nnx.Module):
+    """Joins squares of patches into decoder tokens.
+
+    The main merger norms patches before joining, the DeepStack ones after.
+    """
+
+    def __init__(
+        self, config: VisionConfig, size: int, *, norm_after: bool, rngs: nnx.Rngs
+    ) -> None:
+        merged = config.hidden_size * config.spatial_merge_size**2
+        self.norm = LayerNorm(merged if norm_after else config.hidden_size)
+        hidden = config.merger_hidden or merged
+        self.mlp = MLP((merged, hidden, size), rngs=rngs, approximate=False)
+        self.norm_after, self.grid = norm_after, config.grid
+        self.side = config.spatial_merge_size
+
+    def __call__(self, patches: jax.Array) -> jax.Array:
+        """Maps [N, P, Dv] to [N, K, D]."""
+        x = patches if self.norm_after else self.norm(patches)
+        x = x.reshape(x.shape[0], self.grid, self.grid, x.shape[-1])
+        x = space_to_depth(x, self.side)
+        x = x.reshape(x.shape[0], -1, x.shape[-1])
+        return self.mlp(self.norm(x) if self.norm_after else x)
+
+
+class VisionTower(nnx.Module):
+    """Stem, positions, blocks, mergers."""
+
+    def __init__(
+        self, config: VisionConfig, out_size: int, dtype: str, *, rngs: nnx.Rngs
+    ) -> None:
+        stem = ConvStem if config.stem == "conv" else LinearStem
+        self.patch_embed = stem(config, rngs=rngs)
+        self.pos_embed = Embedding(
+            config.position_grid**2,
+            config.hidden_size,
+            (None, "embed"),
+            scale=config.position_scale,
+            rngs=rngs,
+        )
+        self.blocks = LayerStack(
+            lambda r: VisionBlock(config, rngs=r),
+            config.depth,
+            scan=config.scan_layers,
+            rngs=rngs,
+        )
+        self.merger = PatchMerger(config, out_size, norm_after=False, rngs=rngs)
+        self.deepstack_merger_list = nnx.List(
+            [
+                PatchMerger(config, out_size, norm_after=True, rngs=rngs)
+                for _ in config.deepstack_indexes
+            ]
+        )
+        self.config, self.dtype = config, dtype
+
+    def __call__(self, frames: jax.Array) -> FrameFeatures:
+        """Encodes uint8 [N, H, W, 3], RGB."""
+        config = self.config
+        x = self.patch_embed(
+            (frames.astype(jnp.float32) / 127.5 - 1).astype(self.dtype)
+        )
+        x = x + self._positions().astype(x.dtype)
+        angles = axial_angles(config.grid, config.hidden_size // config.num_heads)
+        levels, low = [], 0
+        for index, merger in zip(
+            config.deepstack_indexes, self.deepstack_merger_list, strict=True
+        ):
+            x = self._run(x, angles, (low, index + 1))
+            levels.append(merger(x))
+            low = index + 1
+        x = self._run(x, angles, (low, config.depth))
+        tokens = self.merger(x)
+        empty = jnp.zeros((x.shape[0], 0, *tokens.shape[1:]), tokens.dtype)
+        deepstack = jnp.stack(levels, axis=1) if levels else empty
+        return FrameFeatures(x, tokens, deepstack)
+
+    def _positions(self) -> jax.Array:
+        table = self.pos_embed.embedding[...]
+        if self.config.grid == self.config.position_grid:
+            return table
+        weights = interpolate_table(self.config.position_grid, self.config.grid)
+        return jnp.asarray(weights) @ table
+
+    def _run(self, x: jax.Array, angles: jax.Array, span: tuple[int, int]) -> jax.Array:
+        if span[0] == span[1]:
+            return x
+        return self.blocks.run(
+            lambda block, x, _, __: (block(x, angles), None), x, span=span
+        )[0]

@@ -1,0 +1,264 @@
+"""The video-language model: frames and a prompt in, thoughts and progress out.
+
+Frames are encoded one by one and without text, so that what was computed for the first
+and previous frame of an episode serves every later query and every sentence.
+
+Letters: N frames, B queries, P places of the prefix (patches in `FrameFeatures`), S
+generated tokens, L and Lp words, V token ids, D channels, M phrases.
+Paper: arXiv 2603.28730, section 2 (goal, first, previous and current frame -> thought,
+answer); architecture: Qwen3-VL (arXiv 2511.21631).
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from soler1_jax.common.errors import UserError
+from soler1_jax.model.config import ModelConfig
+from soler1_jax.model.decoder import Decoder, grow
+from soler1_jax.model.grounding import DenseLogits, Grounded, Grounder
+from soler1_jax.model.layers import Embedding, Linear, parameter
+from soler1_jax.model.prefix import (
+    Prefix,
+    frame_offsets,
+    full_mask,
+    prefix_mask,
+    prefix_positions,
+)
+from soler1_jax.model.vision import FrameFeatures, VisionTower
+
+
+class Outputs(NamedTuple):
+    """Teacher-forced predictions, float32. Place t predicts completion token t."""
+
+    logits: jax.Array  # [B, S, V]
+    value_logits: jax.Array  # [B, S, bins]; meaningful where the answer starts
+    state: jax.Array  # [B, state_size], read at the last word of the prompt
+
+
+class Step(NamedTuple):
+    """Predictions of one token, float32."""
+
+    logits: jax.Array  # [B, V]
+    value_logits: jax.Array  # [B, bins]
+
+
+class Cache(NamedTuple):
+    """What generation carries from token to token."""
+
+    layers: Any  # one LayerCache a layer
+    valid: jax.Array  # bool [B, C], places that may be looked at
+    index: jax.Array  # int32 [], place of the next token, the same for all sequences
+    position: jax.Array  # int32 [B], rotary position of the next token
+
+
+class VLM(nnx.Module):
+    """See the module docstring. In hot paths use `functional.functional(model)`."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
+        text = config.text
+        size = text.hidden_size
+        self.config = config
+        self.visual = VisionTower(config.vision, size, config.dtype, rngs=rngs)
+        self.embed_tokens = Embedding(
+            text.vocab_size,
+            size,
+            ("vocab", "embed"),
+            scale=size**-0.5 if text.tie_embeddings else 0.5,
+            rngs=rngs,
+        )
+        self.language_model = Decoder(text, rngs=rngs)
+        if not text.tie_embeddings:
+            self.lm_head = Linear(
+                (size, text.vocab_size), ("embed", "vocab"), use_bias=False, rngs=rngs
+            )
+        if config.grounding:
+            self.grounder = Grounder(config, rngs=rngs)
+        if config.frame_roles:
+            roles = jax.random.normal(rngs.params(), (config.frame_roles, size))
+            self.frame_roles = parameter(0.5 * roles, (None, "embed"))
+        if config.bin_count:
+            self.value_head = self._head(config.bin_count, rngs)
+        if config.state_size:
+            self.state_head = self._head(config.state_size, rngs)
+
+    def _head(self, outputs: int, rngs: nnx.Rngs) -> Linear:
+        size = self.config.text.hidden_size
+        return Linear((size, outputs), ("embed", None), use_bias=True, rngs=rngs)
+
+    def encode(self, frames: jax.Array) -> FrameFeatures:
+        """Encodes uint8 [N, H, W, 3] frames of the configured size, each on its own."""
+        side = self.config.vision.image_size
+        if frames.shape[1:] != (side, side, 3):
+            raise UserError(
+                f"model {self.config.name!r} takes {side}x{side} RGB frames; got shape "
+                f"{tuple(frames.shape[1:])}; resize them"
+            )
+        return self.visual(frames)
+
+    def dense(self, features: FrameFeatures) -> DenseLogits:
+        """Classifies every patch (needs `config.grounding`)."""
+        return self.grounder.dense(features)
+
+    def ground(
+        self, features: FrameFeatures, ids: jax.Array, mask: jax.Array
+    ) -> Grounded:
+        """Finds the gripper and the named things.
+
+        Args:
+          features: of N frames.
+          ids: int32 [N, L] words of one thing per frame, or [N, M, L] of several; the
+            slot token in `tokens` is that of phrase 0.
+          mask: bool, ids' shape; False on padding.
+
+        Returns:
+          Grounded; M is 1 for ids [N, L]. Without `config.grounding` the tokens are the
+          merged ones and the maps are empty.
+        """
+        if self.config.grounding is None:
+            count = features.patches.shape[0]
+            heat = jnp.zeros((count, 0, features.patches.shape[1]))
+            empty = jnp.zeros((count, 0, 3))
+            return Grounded(features.tokens, features.deepstack, heat, empty)
+        return self.grounder(features, ids, mask)
+
+    def prefix(
+        self,
+        frames: Sequence[Grounded],
+        prompt_ids: jax.Array,
+        prompt_mask: jax.Array,
+        frame_mask: jax.Array | None = None,
+        roles: Sequence[int] | None = None,
+    ) -> Prefix:
+        """Lines up frames and prompt.
+
+        Args:
+          frames: in the order in which they are shown, each with leading axis B.
+          prompt_ids: int32 [B, Lp], padded on the right.
+          prompt_mask: bool [B, Lp], False on padding.
+          frame_mask: bool [B, F], False where a query has no such frame; None for all.
+          roles: which learned frame vector each frame gets (0 first, 1 previous,
+            2 current); None for their place in the list.
+
+        Returns:
+          Prefix. Absent frames and padding change nothing but their own places.
+        """
+        batch, count = prompt_ids.shape[0], len(frames)
+        roles = tuple(range(count)) if roles is None else tuple(roles)
+        if frame_mask is None:
+            frame_mask = jnp.ones((batch, count), bool)
+        tokens = [
+            self._with_role(f.tokens, r) for f, r in zip(frames, roles, strict=True)
+        ]
+        words = self.embed_tokens(prompt_ids, self.config.dtype)
+        grid, shown = self.config.vision.merged_grid, self.config.frame_token_count
+        offsets = frame_offsets(grid, shown - grid * grid)
+        positions, following = prefix_positions(offsets, frame_mask, prompt_mask)
+        picture_mask = jnp.repeat(frame_mask, shown, axis=1)
+        length = jnp.sum(prompt_mask, axis=1, dtype=jnp.int32)
+        return Prefix(
+            embeds=jnp.concatenate([*tokens, words], axis=1),
+            positions=positions,
+            deepstack=jnp.concatenate([f.deepstack for f in frames], axis=2),
+            mask=jnp.concatenate([picture_mask, prompt_mask], axis=1),
+            last=count * shown + jnp.maximum(length - 1, 0),
+            next_position=following,
+        )
+
+    def _with_role(self, tokens: jax.Array, role: int) -> jax.Array:
+        if not self.config.frame_roles:
+            return tokens
+        return tokens + self.frame_roles[...][role].astype(tokens.dtype)
+
+    def logits(
+        self, prefix: Prefix, completion_ids: jax.Array, completion_mask: jax.Array
+    ) -> Outputs:
+        """Predicts every token of a completion from those before it.
+
+        Args:
+          prefix: of `prefix`.
+          completion_ids: int32 [B, S], padded on the right.
+          completion_mask: bool [B, S].
+
+        Returns:
+          Outputs; token 0 is predicted at the last word of the prompt.
+        """
+        words = self.embed_tokens(completion_ids[:, :-1], prefix.embeds.dtype)
+        seen = completion_mask[:, :-1]
+        steps = prefix.next_position[:, None] + jnp.arange(seen.shape[1])
+        steps = jnp.broadcast_to(steps[:, None], (steps.shape[0], 3, steps.shape[1]))
+        hidden, _ = self.language_model(
+            jnp.concatenate([prefix.embeds, words], axis=1),
+            jnp.concatenate([prefix.positions, steps], axis=2),
+            full_mask(prefix.mask, seen, bidirectional=self._bidirectional),
+            prefix.deepstack,
+        )
+        last = self._last(hidden, prefix)
+        places = prefix.embeds.shape[1]
+        hidden = jnp.concatenate([last[:, None], hidden[:, places:]], axis=1)
+        step = self._read(hidden)
+        return Outputs(step.logits, step.value_logits, self._state(last))
+
+    def prefill(self, prefix: Prefix, capacity: int) -> tuple[Cache, Step, jax.Array]:
+        """Runs the prefix once.
+
+        Args:
+          prefix: of `prefix`.
+          capacity: S, how many tokens `decode_step` may be given.
+
+        Returns:
+          The cache, predictions of the first token, and the state [B, state_size].
+        """
+        hidden, layers = self.language_model(
+            prefix.embeds,
+            prefix.positions,
+            prefix_mask(prefix.mask, bidirectional=self._bidirectional),
+            prefix.deepstack,
+        )
+        places = prefix.mask.shape[1]
+        cache = Cache(
+            layers=grow(layers, places + capacity),
+            valid=jnp.pad(prefix.mask, ((0, 0), (0, capacity))),
+            index=jnp.int32(places),
+            position=prefix.next_position,
+        )
+        last = self._last(hidden, prefix)
+        return cache, self._read(last), self._state(last)
+
+    def decode_step(self, cache: Cache, token: jax.Array) -> tuple[Cache, Step]:
+        """Feeds one token int32 [B]; returns the cache and predictions of the next."""
+        valid = cache.valid.at[:, cache.index].set(True)
+        position = jnp.broadcast_to(cache.position[:, None], (token.shape[0], 3))
+        hidden, layers = self.language_model(
+            self.embed_tokens(token[:, None], self.config.dtype),
+            position[..., None],
+            valid[:, None],
+            cache=cache.layers,
+            index=cache.index,
+        )
+        cache = Cache(layers, valid, cache.index + 1, cache.position + 1)
+        return cache, self._read(hidden[:, 0])
+
+    @property
+    def _bidirectional(self) -> bool:
+        return self.config.text.prefix_attention == "bidirectional"
+
+    def _last(self, hidden: jax.Array, prefix: Prefix) -> jax.Array:
+        return jnp.take_along_axis(hidden, prefix.last[:, None, None], axis=1)[:, 0]
+
+    def _read(self, hidden: jax.Array) -> Step:
+        if self.config.text.tie_embeddings:
+            logits = self.embed_tokens.attend(hidden)
+        else:
+            logits = self.lm_head(hidden).astype(jnp.float32)
+        if not self.config.bin_count:
+            return Step(logits, jnp.zeros((*hidden.shape[:-1], 0)))
+        return Step(logits, self.value_head(hidden).astype(jnp.float32))
+
+    def _state(self, last: jax.Array) -> jax.Array:
+        if not self.config.state_size:
+            return jnp.zeros((last.shape[0], 0))
+        return self.state_head(last).astype(jnp.float32)
