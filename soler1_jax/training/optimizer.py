@@ -1,6 +1,7 @@
 """AdamW with warm-up, cosine decay and clipping by the global norm."""
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.struct
@@ -62,8 +63,23 @@ def schedule(config: OptimizerConfig, steps: int) -> Callable[[Any], jax.Array]:
     return optax.join_schedules([rise, after], [warmup])
 
 
-def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """Returns AdamW for a run of `steps` steps."""
+def phased_schedule(
+    config: OptimizerConfig, phases: Sequence[int]
+) -> Callable[[Any], jax.Array]:
+    """`schedule` once for each phase, one after another.
+
+    Args:
+      config: of every phase.
+      phases: their lengths in steps.
+    """
+    ends = list(itertools.accumulate(phases))
+    return optax.join_schedules([schedule(config, p) for p in phases], ends[:-1])
+
+
+def make_optimizer(
+    config: OptimizerConfig, rate: Callable[[Any], jax.Array]
+) -> optax.GradientTransformation:
+    """Returns AdamW with clipping and a learning rate of `schedule`'s kind."""
     clip = (
         optax.clip_by_global_norm(config.clip_norm)
         if config.clip_norm > 0
@@ -72,7 +88,7 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
     return optax.chain(
         clip,
         optax.adamw(
-            schedule(config, steps),
+            rate,
             b1=config.b1,
             b2=config.b2,
             weight_decay=config.weight_decay,

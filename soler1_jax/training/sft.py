@@ -23,6 +23,8 @@ Metrics = dict[str, jax.Array]
 Batch = Mapping[str, jax.Array]
 # Merges a parameter tree into a model whose methods can be called.
 Bind = Callable[[Any], Any]
+# (bound model, batch, key) -> (loss, metrics).
+LossFn = Callable[[Any, Batch, jax.Array], tuple[jax.Array, Metrics]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -253,9 +255,10 @@ def query_loss(
 
 
 def make_step(
-    loss_fn: Callable[[Any, Batch, jax.Array], tuple[jax.Array, Metrics]],
+    loss_fn: LossFn,
     bind: Bind,
     optimizer: optax.GradientTransformation,
+    shardings: Any = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Returns a jitted step (state, batch) -> (state, metrics); the state is donated.
 
@@ -263,6 +266,7 @@ def make_step(
       loss_fn: (bound model, batch, key) -> (loss, metrics).
       bind: parameters -> model.
       optimizer: see optimizer.py.
+      shardings: of the state, see `state.state_shardings`; None on one device.
     """
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -273,4 +277,6 @@ def make_step(
         state, measured = apply_gradients(state, loss, grads, optimizer)
         return state, metrics | measured
 
-    return jax.jit(step, donate_argnums=0)
+    if shardings is None:
+        return jax.jit(step, donate_argnums=0)
+    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))

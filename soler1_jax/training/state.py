@@ -59,7 +59,7 @@ def apply_gradients(
       The next state, and the metrics `grad_norm` (float32, before clipping) and
       `bad_step` (int32).
     """
-    norm = optax.global_norm(grads)
+    norm = optax.tree.norm(grads)
     good = jnp.isfinite(loss) & jnp.isfinite(norm) & (state.bad_step < 0)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)

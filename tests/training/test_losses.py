@@ -16,8 +16,9 @@ def test_next_token_counts_only_the_completion(key):
     targets = jnp.array([[1, 2, 3, 0], [4, 5, 0, 0]])
     mask = jnp.array([[1, 1, 1, 0], [1, 1, 0, 0]], bool)
     logp = jax.nn.log_softmax(logits)
-    expected = -np.mean([logp[0, 0, 1], logp[0, 1, 2], logp[0, 2, 3]]
-                        + [logp[1, 0, 4], logp[1, 1, 5]])
+    expected = -np.mean(
+        [logp[0, 0, 1], logp[0, 1, 2], logp[0, 2, 3]] + [logp[1, 0, 4], logp[1, 1, 5]]
+    )
     got = float(losses.next_token(logits, targets, mask))
     assert got == pytest.approx(expected, rel=1e-5)
     grad = jax.grad(losses.next_token)(logits, targets, mask)
@@ -68,7 +69,7 @@ def test_losses_over_nothing_are_zero(key):
 
 
 def _scenes():
-    """Two frames of four patches: gripper in patch 0, red ball in 1 and 2, door in 3."""
+    """Two frames, four patches: gripper in 0, red ball in 1 and 2, door in 3."""
     shares = np.zeros((2, 4, 8), np.float32)
     shares[:, 0, CLASSES.index("gripper")] = 1
     shares[:, 1, CLASSES.index("object0")] = 0.75

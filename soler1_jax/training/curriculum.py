@@ -1,0 +1,183 @@
+"""The curriculum: see first, then compare frames, then state progress.
+
+All stages share one train state. The learning rate rises and falls once while the
+model learns to see, and once more over the two stages in which it is asked.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from soler1_jax.common.errors import UserError, nearest_hint, require_non_negative
+from soler1_jax.data import batches
+from soler1_jax.data.records import SOURCES, Episode
+from soler1_jax.training import feed, optimizer, sft
+from soler1_jax.training.loop import Stage
+
+STAGES = ("perception", "compare", "progress")
+
+# Weights of the sources in the last stage. The paper balances 40 % foundational, 30 %
+# embodied and 30 % progress reasoning (section 5); its foundational layer is spatial.
+MIXTURES: dict[str, dict[str, float]] = {
+    "paper": {"spatial": 0.4, "temporal": 0.3, "progress": 0.3},
+    "nano": {"spatial": 0.05, "temporal": 0.05, "progress": 0.9},
+    "progress": {"spatial": 0.0, "temporal": 0.0, "progress": 1.0},
+}
+COMPARE_MIXTURE = {"spatial": 0.4, "temporal": 0.4, "progress": 0.2}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CurriculumConfig:
+    """Lengths and batches of the stages.
+
+    Attributes:
+      perception_steps, compare_steps, progress_steps: how long each stage is.
+      perception_episodes: episodes in a batch of the first stage.
+      episodes: episodes in a batch of the others.
+      queries: queries of each of them.
+      mixture: weights of the sources in the last stage.
+      previous: how often a progress prompt has the true previous progress. Models
+        that always see it learn to copy it.
+      prompt_length, completion_length, name_length: tokens; longer texts are errors.
+      patch: side in pixels of the model's patches.
+      seed: of the order of the data.
+    """
+
+    perception_steps: int = 3000
+    compare_steps: int = 400
+    progress_steps: int = 4000
+    perception_episodes: int = 8
+    episodes: int = 4
+    queries: int = 8
+    mixture: Mapping[str, float] = dataclasses.field(
+        default_factory=lambda: MIXTURES["nano"]
+    )
+    previous: float = 0.0
+    prompt_length: int = 24
+    completion_length: int = 40
+    name_length: int = 6
+    patch: int = 8
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises UserError for values that cannot work."""
+        for name in STAGES:
+            require_non_negative(f"{name}_steps", getattr(self, f"{name}_steps"))
+        require_non_negative("seed", self.seed)
+        if not 0 <= self.previous <= 1:
+            raise UserError(f"--previous is a share; got {self.previous}; give 0 to 1")
+        if not self.steps:
+            raise UserError("training needs steps; all stages have 0; give some")
+
+    @property
+    def steps(self) -> int:
+        """Steps of all stages."""
+        return sum(getattr(self, f"{name}_steps") for name in STAGES)
+
+    def batch(self, stage: str) -> batches.BatchConfig:
+        """Shapes and mixture of a stage's batches."""
+        seeing = stage == "perception"
+        mixtures = {
+            "perception": MIXTURES["progress"],
+            "compare": COMPARE_MIXTURE,
+            "progress": self.mixture,
+        }
+        return batches.BatchConfig(
+            episodes=self.perception_episodes if seeing else self.episodes,
+            queries=1 if seeing else self.queries,
+            prompt_length=self.prompt_length,
+            completion_length=self.completion_length,
+            name_length=self.name_length,
+            patch=self.patch,
+            mix=mixtures[stage],
+            previous=self.previous if stage == "progress" else 0.0,
+        )
+
+
+def parse_mixture(mixture: str) -> dict[str, float]:
+    """A mixture from its name, or from weights such as "progress=8,spatial=2".
+
+    Raises:
+      UserError: neither of them.
+    """
+    if mixture in MIXTURES:
+        return MIXTURES[mixture]
+    weights = dict.fromkeys(SOURCES, 0.0)
+    for part in mixture.split(","):
+        name, _, weight = part.partition("=")
+        if name.strip() not in SOURCES:
+            raise UserError(
+                f"a mixture is a name or source=weight pairs; got {mixture!r}"
+                + nearest_hint(name, [*MIXTURES, *SOURCES])
+            )
+        try:
+            weights[name.strip()] = float(weight)
+        except ValueError as error:
+            raise UserError(
+                f"a weight is a number; got {part!r}; write e.g. progress=8,spatial=2"
+            ) from error
+    return weights
+
+
+def learning_rate(
+    config: optimizer.OptimizerConfig, curriculum: CurriculumConfig
+) -> Callable[[Any], Any]:
+    """The schedule over all stages: one rise and fall to see, one to be asked."""
+    phases = (
+        curriculum.perception_steps,
+        curriculum.compare_steps + curriculum.progress_steps,
+    )
+    return optimizer.phased_schedule(config, [p for p in phases if p])
+
+
+def make_stages(
+    episodes: Sequence[Episode],
+    tokenizer: batches.Encoder,
+    answer_id: int,
+    curriculum: CurriculumConfig,
+    losses: sft.SftConfig,
+    make_step: Callable[[sft.LossFn], Any],
+) -> list[Stage]:
+    """The stages that have steps.
+
+    Args:
+      episodes: a training data set.
+      tokenizer: of the model.
+      answer_id: its id of `<answer>`.
+      curriculum: lengths and batches.
+      losses: weights.
+      make_step: loss function -> jitted step; called once for each kind of step.
+    """
+
+    def see(model: Any, batch: Any, key: Any) -> Any:
+        return sft.perception_loss(model, batch, key, losses)
+
+    def be_asked(model: Any, batch: Any, key: Any) -> Any:
+        return sft.query_loss(model, batch, key, losses, answer_id)
+
+    seeing, asking = make_step(see), make_step(be_asked)
+    steps = {"perception": seeing, "compare": asking, "progress": asking}
+    stages = []
+    for index, name in enumerate(STAGES):
+        count = getattr(curriculum, f"{name}_steps")
+        if count:
+            data = batches.dataset(
+                episodes, tokenizer, curriculum.batch(name), curriculum.seed + index
+            )
+            stages.append(Stage(name, count, steps[name], _reader(data, name)))
+    return stages
+
+
+# What a perception step does not look at need not travel to the devices.
+_UNSEEN = {"wrist"}
+_UNASKED = _UNSEEN | {"prompt_ids", "prompt_mask", "completion_ids", "completion_mask"}
+_UNASKED |= {"shown", "shown_mask", "progress", "previous", "source", "claims"}
+
+
+def _reader(data: Any, stage: str) -> Callable[[int], feed.Batch]:
+    dropped = _UNASKED if stage == "perception" else _UNSEEN
+
+    def read(step: int) -> feed.Batch:
+        return {k: v for k, v in data[step].items() if k not in dropped}
+
+    return read

@@ -1,0 +1,170 @@
+"""Steps of reinforcement learning from verifiable rewards.
+
+One step: the model writes G completions for each question (jitted), the host reads
+and grades them, the model learns from what set them apart (jitted). The frames are
+encoded once for all completions. B questions, G completions of each, N = B*G, S tokens.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from soler1_jax.common.errors import require_non_negative, require_positive
+from soler1_jax.data.batches import claims_of
+from soler1_jax.training import grpo, rewards
+from soler1_jax.training.sft import Batch, Bind, LossFn, Metrics, ask, flatten
+from soler1_jax.training.state import TrainState, apply_gradients, step_key
+from soler1_jax.training.validation import Generate
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RlvrConfig:
+    """What one step does.
+
+    Attributes:
+      grpo: sampling and objective.
+      rewards: what is paid for.
+      updates: gradient steps on each set of samples. From the second on the model
+        that learns is no longer the one that wrote, and clipping matters.
+      supervised: weight of the supervised loss on the same batch, which keeps heat
+        maps and bins in place while the words change; 0 as in the paper.
+    """
+
+    grpo: grpo.GrpoConfig = grpo.GrpoConfig()
+    rewards: rewards.RewardConfig = rewards.RewardConfig()
+    updates: int = 1
+    supervised: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Raises UserError for values that cannot work."""
+        require_positive("--updates", self.updates)
+        require_non_negative("--supervised", self.supervised)
+
+
+def _prefix(model: Any, batch: Batch, group: int) -> Any:
+    """The prefix of every question G times in a row."""
+    features = model.encode(flatten(batch["frames"]))
+    prefix, _ = ask(model, features, batch)
+    return jax.tree.map(lambda x: x.repeat(group, axis=0), prefix)
+
+
+def _logprobs(model: Any, prefix: Any, tokens: jax.Array, temperature: float) -> Any:
+    logits = model.logits(prefix, tokens, tokens != 0).logits
+    return grpo.token_logprobs(logits, tokens, temperature)
+
+
+def make_sampler(
+    bind: Bind, generate: Generate, config: RlvrConfig
+) -> Callable[[TrainState, Batch], tuple[jax.Array, jax.Array]]:
+    """Returns a jitted (state, batch) -> completions.
+
+    Its result is tokens int32 [N,S], zero after the end, and their log-probabilities
+    float32 [N,S] under the model at the sampling temperature. They are computed as
+    the update computes them, so grammar and top-p do not enter the ratio.
+    """
+
+    def sample(state: TrainState, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        model = bind(state.params)
+        prefix = _prefix(model, batch, config.grpo.group)
+        tokens = generate(model, prefix, step_key(state)).tokens
+        return tokens, _logprobs(model, prefix, tokens, config.grpo.temperature)
+
+    return jax.jit(sample)
+
+
+def make_update(
+    bind: Bind,
+    optimizer: optax.GradientTransformation,
+    config: RlvrConfig,
+    supervised: LossFn,
+    reference: Any = None,
+    shardings: Any = None,
+) -> Callable[..., tuple[TrainState, Metrics]]:
+    """Returns a jitted (state, batch, tokens, old, rewards) -> (state, metrics).
+
+    Args:
+      bind: parameters -> model.
+      optimizer: see optimizer.py.
+      config: objective.
+      supervised: loss to add with weight `config.supervised`.
+      reference: frozen parameters, if `config.grpo.kl` is above 0.
+      shardings: of the state; None on one device.
+    """
+    temperature, group = config.grpo.temperature, config.grpo.group
+
+    def update(
+        state: TrainState, batch: Batch, tokens: Any, old: Any, earned: jax.Array
+    ) -> tuple[TrainState, Metrics]:
+        advantages = grpo.group_advantages(earned, not config.grpo.dr).reshape(-1)
+        frozen = None
+        if reference is not None:
+            model = bind(reference)
+            frozen = _logprobs(model, _prefix(model, batch, group), tokens, temperature)
+
+        def loss_of(params: Any) -> tuple[jax.Array, Metrics]:
+            model = bind(params)
+            prefix = _prefix(model, batch, group)
+            logprobs = _logprobs(model, prefix, tokens, temperature)
+            loss, measures = grpo.objective(
+                logprobs, old, advantages, tokens != 0, config.grpo, frozen
+            )
+            if config.supervised:
+                extra, _ = supervised(model, batch, step_key(state))
+                loss = loss + config.supervised * extra
+                measures["supervised"] = extra
+            return loss, measures
+
+        before = state.step
+        for _ in range(config.updates):
+            (loss, measures), grads = jax.value_and_grad(loss_of, has_aux=True)(
+                state.params
+            )
+            state, measured = apply_gradients(state, loss, grads, optimizer)
+        # one batch is one step, however many updates it gave
+        state = state.replace(step=jnp.minimum(state.step, before + 1))
+        spread = earned.std(axis=1).mean()
+        return state, {"loss": loss, "spread": spread, **measures, **measured}
+
+    outputs = None if shardings is None else (shardings, None)
+    return jax.jit(update, donate_argnums=0, out_shardings=outputs)
+
+
+def make_step(
+    sample: Callable[[TrainState, Batch], tuple[jax.Array, jax.Array]],
+    update: Callable[..., tuple[TrainState, Metrics]],
+    decode: Callable[[Sequence[int]], str],
+    config: RlvrConfig,
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """Returns (state, batch) -> (state, metrics) for training/loop.py.
+
+    Args:
+      sample: of `make_sampler`.
+      update: of `make_update`.
+      decode: tokens -> text as the model wrote it.
+      config: what is paid for.
+    """
+    group = config.grpo.group
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        tokens, old = sample(state, batch)
+        texts = [decode(row[row != 0].tolist()) for row in np.asarray(tokens)]
+        progress = np.asarray(batch["progress"]).reshape(-1).repeat(group)
+        truth = np.asarray(batch["claims"])
+        truth = [claims_of(c) for c in truth.reshape(-1, truth.shape[-1])]
+        facts = [true for true in truth for _ in range(group)]
+        graded = rewards.grade(texts, progress, facts, config.rewards)
+        earned = jnp.asarray(graded.total.reshape(-1, group))
+        state, metrics = update(state, batch, tokens, old, earned)
+        paid = {
+            f"reward_{name}": getattr(graded, name).mean()
+            for name in ("form", "accuracy", "claims", "total")
+        }
+        length = np.count_nonzero(np.asarray(tokens), axis=1).mean()
+        return state, metrics | paid | {"length": length}
+
+    return step
