@@ -11,7 +11,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding
 
 from soler1_jax.common import mesh as meshes
 
@@ -78,36 +78,26 @@ def apply_gradients(
     return following, {"grad_norm": norm, "bad_step": bad_step}
 
 
-def state_shardings(
-    shapes: TrainState, mesh: Mesh, logical: dict[str, tuple[str | None, ...]] | None
-) -> TrainState:
+def state_shardings(shapes: TrainState, mesh: Mesh, logical: Params) -> TrainState:
     """Where each array of a state lives.
 
     Args:
       shapes: the state, or its `jax.eval_shape`.
       mesh: see common/mesh.py.
-      logical: parameter path (`jax.tree_util.keystr`) -> logical axes. Optimizer
-        moments follow their parameter. Arrays that are absent are sharded over
-        `fsdp` along their longest axis that it divides.
+      logical: a tree like `params` whose leaves are tuples of logical axis names.
+        An optimizer's moments lie where their parameter lies; all else is replicated.
     """
+    named, _ = jax.tree_util.tree_flatten_with_path(
+        logical, is_leaf=lambda x: isinstance(x, tuple)
+    )
+    table = {jax.tree_util.keystr(path): axes for path, axes in named}
 
     def place(path: Any, leaf: Any) -> NamedSharding:
-        name = jax.tree_util.keystr(path)
-        for parameter, axes in (logical or {}).items():
-            if name.endswith(parameter) and len(axes) == len(leaf.shape):
-                return NamedSharding(
-                    mesh, meshes.partition_spec(axes, leaf.shape, mesh)
-                )
-        return NamedSharding(mesh, _longest(leaf.shape, mesh))
+        for start in range(len(path)):
+            axes = table.get(jax.tree_util.keystr(path[start:]))
+            if axes is not None and len(axes) == len(leaf.shape):
+                spec = meshes.partition_spec(axes, leaf.shape, mesh)
+                return NamedSharding(mesh, spec)
+        return meshes.replicated(mesh)
 
     return jax.tree_util.tree_map_with_path(place, shapes)
-
-
-def _longest(shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
-    """Shards the longest axis of a matrix over `fsdp`; vectors are replicated."""
-    count = mesh.shape["fsdp"]
-    fitting = [i for i, length in enumerate(shape) if length % count == 0]
-    if len(shape) < 2 or count == 1 or not fitting:
-        return PartitionSpec()
-    axis = max(fitting, key=lambda i: shape[i])
-    return PartitionSpec(*["fsdp" if i == axis else None for i in range(len(shape))])
