@@ -1,1 +1,1 @@
-"""Decoding inside jit: methods, the answer grammar, the loop."""
+"""Decoding inside jit: methods, grammars, the loop."""
