@@ -11,9 +11,9 @@ from types import ModuleType
 
 import jax
 from soler1_jax.kernels.raycast import packed, reference
-from soler1_jax.kernels.raycast.shapes import FAR, NEAR, Geoms, GeomType, Hits
+from soler1_jax.kernels.raycast.shapes import FAR, NEAR, Geoms, GeomType, Hits, Rays
 
-__all__ = ["FAR", "NEAR", "GeomType", "Geoms", "Hits", "cast", "occluded"]
+__all__ = ["FAR", "NEAR", "GeomType", "Geoms", "Hits", "Rays", "cast", "occluded"]
 
 Array = jax.Array
 
@@ -38,8 +38,7 @@ def _choose(geom_types: tuple[int, ...], implementation: str) -> ModuleType:
 def cast(
     geom_types: tuple[int, ...],
     geoms: Geoms,
-    origin: Array,
-    directions: Array,
+    rays: Rays,
     to_light: Array,
     *,
     implementation: str = "xla",
@@ -49,8 +48,7 @@ def cast(
     Args:
       geom_types: G static values of `GeomType`.
       geoms: the primitives.
-      origin: float32 [3], metres.
-      directions: float32 [3, R], any length; distances are in units of it.
+      rays: directions may have any length; distances are in units of it.
       to_light: float32 [3], unit vector from the scene to the light.
       implementation: "xla" (packed keys: distances keep a relative precision of
         2**-15 with up to 32 geoms, cosines of 1/255) or "reference" (exact, slow).
@@ -59,28 +57,28 @@ def cast(
       ValueError: unknown geom type or implementation.
     """
     chosen = _choose(geom_types, implementation)
-    return chosen.cast(geom_types, geoms, origin, directions, to_light)
+    return chosen.cast(geom_types, geoms, rays, to_light)
 
 
 def occluded(
     geom_types: tuple[int, ...],
     geoms: Geoms,
-    points: Array,
-    owner: Array,
+    rays: Rays,
+    hits: Hits,
     to_light: Array,
     *,
     implementation: str = "xla",
 ) -> Array:
-    """Return whether something lies between points and a light infinitely far away.
+    """Return whether something stands between a hit and a light infinitely far away.
 
-    Planes cast no shadow: nothing that can be seen lies behind one.
+    Planes cast no shadow: nothing that can be seen lies behind one. A geom does not shade
+    itself: it is convex, and where it faces away from the light the cosine is zero.
 
     Args:
       geom_types: G static values of `GeomType`.
       geoms: the primitives.
-      points: float32 [3, R], on the outside or the surface of every primitive.
-      owner: int32 [R], the geom on whose surface the point lies (it cannot shade its own
-        lit side, being convex); -1 for none.
+      rays: the rays that were cast.
+      hits: what they met; the result means nothing where they met nothing.
       to_light: float32 [3], unit vector from the scene to the light.
       implementation: as for `cast`.
 
@@ -91,4 +89,4 @@ def occluded(
       ValueError: unknown geom type or implementation.
     """
     chosen = _choose(geom_types, implementation)
-    return chosen.occluded(geom_types, geoms, points, owner, to_light)
+    return chosen.occluded(geom_types, geoms, rays, hits, to_light)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from soler1_jax.kernels.raycast.primitives import away, larger, smaller
+from soler1_jax.kernels.raycast.primitives import larger, smaller
 
 Array = jax.Array
 Point = tuple[Array, Array, Array]
@@ -34,6 +34,11 @@ class Caster(NamedTuple):
 
 def _dot(light: Array, point: Point) -> Array:
     return light[0] * point[0] + light[1] * point[1] + light[2] * point[2]
+
+
+def _away(value: Array) -> Array:
+    """Return a value with its magnitude kept up, so that it can divide."""
+    return jnp.where(jnp.abs(value) < 1e-9, 1e-9, value)
 
 
 def _signed_square(value: Array) -> Array:
@@ -88,7 +93,7 @@ def cylinder(caster: Caster, point: Point) -> Array:
     outside = (x * x + y * y - radius * radius) * lateral - middle * middle
     # NaN beside the cylinder, which makes the comparison false
     reach = jnp.sqrt(-outside)
-    inverse = 1.0 / away(light[2])
+    inverse = 1.0 / _away(light[2])
     middle_z, reach_z = -z * inverse, half_length * jnp.abs(inverse)
     enter = larger(middle_z - reach_z, middle - reach)
     leave = smaller(middle_z + reach_z, middle + reach)
@@ -97,7 +102,7 @@ def cylinder(caster: Caster, point: Point) -> Array:
 
 def box(caster: Caster, point: Point) -> Array:
     """Return whether a box shades the points."""
-    inverse = 1.0 / away(caster.light)
+    inverse = 1.0 / _away(caster.light)
     reach = caster.size * jnp.abs(inverse)
     middle = [-point[axis] * inverse[axis] for axis in range(3)]
     enter = larger(

@@ -8,7 +8,7 @@ normal. Distances are in units of the ray's direction, lengths in metres.
 
 import jax
 import jax.numpy as jnp
-from soler1_jax.kernels.raycast.shapes import FAR, NEAR, Geoms, Hits, exists
+from soler1_jax.kernels.raycast.shapes import FAR, NEAR, Geoms, Hits, Rays, exists
 
 Array = jax.Array
 Piece = tuple[Array, Array]  # distance [R], inf for a miss; outward normal [3, R]
@@ -139,14 +139,13 @@ def cast_all(
     return jnp.stack(distances), jnp.stack(normals)
 
 
-def normals(
-    geom_types: tuple[int, ...], geoms: Geoms, origin: Array, directions: Array
-) -> Array:
+def normals(geom_types: tuple[int, ...], geoms: Geoms, rays: Rays) -> Array:
     """Return the outward unit normal where each ray first enters a geom, [3, R].
 
     Zero where nothing is hit. Arguments as for `cast`.
     """
-    origins = jnp.broadcast_to(origin[:, None], directions.shape)
+    directions = rays.directions()
+    origins = jnp.broadcast_to(rays.origin[:, None], directions.shape)
     distance, normal = cast_all(geom_types, geoms, origins, directions)
     first = jnp.argmin(distance, axis=0)
     chosen = jnp.take_along_axis(normal, first[None, None], axis=0)[0]
@@ -156,12 +155,12 @@ def normals(
 def cast(
     geom_types: tuple[int, ...],
     geoms: Geoms,
-    origin: Array,
-    directions: Array,
+    rays: Rays,
     to_light: Array,
 ) -> Hits:
     """Return the nearest hits; see `api.cast`."""
-    origins = jnp.broadcast_to(origin[:, None], directions.shape)
+    directions = rays.directions()
+    origins = jnp.broadcast_to(rays.origin[:, None], directions.shape)
     distance, normal = cast_all(geom_types, geoms, origins, directions)
     first = jnp.argmin(distance, axis=0)
     nearest = jnp.min(distance, axis=0)
@@ -175,13 +174,14 @@ def cast(
 def occluded(
     geom_types: tuple[int, ...],
     geoms: Geoms,
-    points: Array,
-    owner: Array,
+    rays: Rays,
+    hits: Hits,
     to_light: Array,
 ) -> Array:
-    """Return whether each point lies in shadow; see `api.occluded`."""
-    rays = jnp.broadcast_to(to_light[:, None], points.shape)
-    distance, _ = cast_all(geom_types, geoms, points, rays, 0.0)
+    """Return whether each hit lies in shadow; see `api.occluded`."""
+    points = rays.origin[:, None] + hits.distance * rays.directions()
+    toward = jnp.broadcast_to(to_light[:, None], points.shape)
+    distance, _ = cast_all(geom_types, geoms, points, toward, 0.0)
     solid = jnp.array([kind != 0 for kind in geom_types])[:, None]
-    other = owner[None, :] != jnp.arange(len(geom_types))[:, None]
+    other = hits.geom[None, :] != jnp.arange(len(geom_types))[:, None]
     return jnp.any(jnp.isfinite(distance) & other & solid, axis=0)

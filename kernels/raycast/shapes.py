@@ -52,6 +52,27 @@ class Geoms(NamedTuple):
     visible: Array
 
 
+class Rays(NamedTuple):
+    """Rays from one point through a picture plane: direction = basis @ (u, v, 1).
+
+    Attributes:
+      origin: float32 [3], metres.
+      basis: float32 [3, 3].
+      u: float32 [R], first picture coordinate.
+      v: float32 [R], second picture coordinate.
+    """
+
+    origin: Array
+    basis: Array
+    u: Array
+    v: Array
+
+    def directions(self) -> Array:
+        """Return the directions, float32 [3, R]."""
+        third = jnp.ones_like(self.u)
+        return self.basis @ jnp.stack([self.u, self.v, third])
+
+
 class Hits(NamedTuple):
     """What each ray meets first.
 

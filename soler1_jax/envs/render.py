@@ -16,7 +16,7 @@ from mujoco import mjx
 
 from soler1_jax.common.errors import UserError
 from soler1_jax.kernels.raycast import api as raycast
-from soler1_jax.kernels.raycast.api import Geoms, GeomType
+from soler1_jax.kernels.raycast.api import Geoms, GeomType, Hits, Rays
 
 Array = jax.Array
 
@@ -106,19 +106,20 @@ def geoms_of(model: mjx.Model, data: mjx.Data, visible: Array | None = None) -> 
     )
 
 
-def rays_of(camera: Camera, height: int, width: int) -> Array:
-    """Return the direction through the middle of each pixel, float32 [3, H * W].
+def rays_of(camera: Camera, height: int, width: int) -> Rays:
+    """Return the rays through the middles of the pixels, row by row, R = H * W.
 
     Directions have length 1 along the viewing axis, which makes distances depths.
     """
     half = jnp.tan(jnp.deg2rad(jnp.asarray(camera.fovy, jnp.float32)) / 2)
-    rows = (1 - (2 * jnp.arange(height) + 1) / height) * half
-    columns = ((2 * jnp.arange(width) + 1) / width - 1) * half * (width / height)
-    right = jnp.tile(columns, height)
-    up = jnp.repeat(rows, width)
-    axes = camera.rotation
-    return jnp.stack(
-        [axes[i, 0] * right + axes[i, 1] * up - axes[i, 2] for i in range(3)]
+    scale = jnp.stack([half * (width / height), half, -jnp.ones_like(half)])
+    columns = (2 * jnp.arange(width) + 1) / width - 1
+    rows = 1 - (2 * jnp.arange(height) + 1) / height
+    return Rays(
+        origin=camera.position,
+        basis=camera.rotation * scale,
+        u=jnp.tile(columns, height),
+        v=jnp.repeat(rows, width),
     )
 
 
@@ -148,44 +149,56 @@ def render(
     Raises:
       ValueError: unknown geom type.
     """
-    directions = rays_of(camera, height, width)
+    rays = rays_of(camera, height, width)
     to_light = -light.direction / jnp.linalg.norm(light.direction)
-    hits = raycast.cast(geom_types, geoms, camera.position, directions, to_light)
-    points = camera.position[:, None] + hits.distance * directions
+    hits = raycast.cast(geom_types, geoms, rays, to_light)
     lit = hits.cosine
     if shadows:
-        dark = raycast.occluded(geom_types, geoms, points, hits.geom, to_light)
+        dark = raycast.occluded(geom_types, geoms, rays, hits, to_light)
         lit = jnp.where(dark, 0.0, lit)
-    shades = jnp.ones_like(lit)
-    if checker > 0:
-        planes = [index for index, kind in enumerate(geom_types) if kind == 0]
-        shades = _checker(points, hits.geom, planes, checker)
-    rgb = _colours(geoms, hits.geom, lit, shades, light)
+    shades = _checker(geom_types, rays, hits, checker) if checker > 0 else None
+    rgb = _colours(geoms.rgba, hits.geom, lit, shades, light)
     shape = (height, width)
     return RenderedImage(
         rgb.reshape(*shape, 3), hits.distance.reshape(shape), hits.geom.reshape(shape)
     )
 
 
-def _checker(points: Array, geom: Array, planes: list[int], side: float) -> Array:
-    squares = jnp.floor(points[0] / side) + jnp.floor(points[1] / side)
-    odd = squares - 2 * jnp.floor(squares / 2)
-    on_plane = jnp.isin(geom, jnp.array(planes)) if planes else geom < -1
+def _checker(geom_types: tuple[int, ...], rays: Rays, hits: Hits, side: float) -> Array:
+    """Return the factor by which squares on planes are darkened, float32 [R]."""
+    odd = jnp.zeros_like(hits.distance)
+    for axis in range(2):
+        form = rays.basis[axis] / side
+        step = form[0] * rays.u + form[1] * rays.v + form[2]
+        odd += jnp.floor(rays.origin[axis] / side + step * hits.distance)
+    odd = odd - 2 * jnp.floor(odd / 2)
+    on_plane = hits.geom < -1
+    for index, kind in enumerate(geom_types):
+        if kind == GeomType.PLANE:
+            on_plane = on_plane | (hits.geom == index)
     return jnp.where(on_plane, 1.0 - 0.25 * odd, 1.0)
 
 
+def _byte(value: Array) -> Array:
+    """Return round(value) for value in [0, 255] as uint32; adding 2**23 shifts out the
+    fraction, where a conversion would also have to handle infinity and NaN."""
+    value = jnp.where(value < 255.0, value, 255.0) + 2.0**23
+    return jax.lax.bitcast_convert_type(value, jnp.uint32) & jnp.uint32(255)
+
+
 def _colours(
-    geoms: Geoms, geom: Array, lit: Array, shades: Array, light: Light
+    rgba: Array, geom: Array, lit: Array, shades: Array | None, light: Light
 ) -> Array:
-    """Return uint8 [R, 3]; the bytes are packed in one integer so that loops vectorise."""
+    """Return uint8 [R, 3]; the bytes travel in one integer so that loops vectorise."""
+    palette = sum(_byte(rgba[:, i] * 255.0) << (8 * i) for i in range(3))
+    base = jnp.full(geom.shape, jnp.uint32(0))
+    for index in range(rgba.shape[0]):
+        base = jnp.where(geom == index, palette[index], base)
     packed = jnp.zeros(geom.shape, jnp.uint32)
     for channel in range(3):
-        base = jnp.full(geom.shape, SKY[channel])
-        for index in range(geoms.rgba.shape[0]):
-            base = jnp.where(geom == index, geoms.rgba[index, channel], base)
+        colour = ((base >> (8 * channel)) & 255).astype(jnp.int32).astype(jnp.float32)
         bright = light.ambient[channel] + light.diffuse[channel] * lit
-        value = jnp.where(geom < 0, base, base * bright * shades)
-        value = jnp.clip(value, 0.0, 1.0) * 255.0 + 0.5
-        byte = value.astype(jnp.int32).astype(jnp.uint32)
-        packed = packed | (byte << (8 * channel))
+        bright = bright if shades is None else bright * shades
+        value = jnp.where(geom < 0, SKY[channel] * 255.0, colour * bright)
+        packed = packed | (_byte(value) << (8 * channel))
     return jax.lax.bitcast_convert_type(packed, jnp.uint8)[..., :3]
