@@ -7,7 +7,7 @@ encoded once for all completions. B questions, G completions of each, N = B*G, S
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +16,12 @@ import optax
 
 from soler1_jax.common.errors import require_non_negative, require_positive
 from soler1_jax.data.batches import claims_of
+from soler1_jax.sampling.grammar import Grammar
+from soler1_jax.sampling.loop import generate
+from soler1_jax.sampling.methods import Method
 from soler1_jax.training import grpo, rewards
 from soler1_jax.training.sft import Batch, Bind, LossFn, Metrics, ask, flatten
 from soler1_jax.training.state import TrainState, apply_gradients, step_key
-from soler1_jax.training.validation import Generate
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,26 +55,46 @@ def _prefix(model: Any, batch: Batch, group: int) -> Any:
     return jax.tree.map(lambda x: x.repeat(group, axis=0), prefix)
 
 
-def _logprobs(model: Any, prefix: Any, tokens: jax.Array, temperature: float) -> Any:
+class Sampling(NamedTuple):
+    """How completions are drawn."""
+
+    grammar: Grammar
+    method: Method
+
+
+def _logprobs(
+    model: Any, prefix: Any, tokens: jax.Array, sampling: Sampling
+) -> jax.Array:
+    """Log-probabilities of tokens under what the grammar allows: float32 [N,S].
+
+    Forced tokens have 0 whatever the model says, hence no gradient.
+    """
     logits = model.logits(prefix, tokens, tokens != 0).logits
-    return grpo.token_logprobs(logits, tokens, temperature)
+    masked = sampling.grammar.mask(logits, sampling.grammar.states(tokens))
+    return grpo.token_logprobs(masked, tokens, sampling.method.temperature)
+
+
+def sampling_of(config: grpo.GrpoConfig, grammar: Grammar) -> Sampling:
+    """Temperature and top-p of the settings."""
+    method = Method(temperature=config.temperature, top_p=config.top_p)
+    return Sampling(grammar, method)
 
 
 def make_sampler(
-    bind: Bind, generate: Generate, config: RlvrConfig
+    bind: Bind, sampling: Sampling, group: int
 ) -> Callable[[TrainState, Batch], tuple[jax.Array, jax.Array]]:
     """Returns a jitted (state, batch) -> completions.
 
     Its result is tokens int32 [N,S], zero after the end, and their log-probabilities
-    float32 [N,S] under the model at the sampling temperature. They are computed as
-    the update computes them, so grammar and top-p do not enter the ratio.
+    float32 [N,S] at the sampling temperature among what the grammar allows. They are
+    computed as the update computes them, so the first ratio is 1; top-p is left out.
     """
 
     def sample(state: TrainState, batch: Batch) -> tuple[jax.Array, jax.Array]:
         model = bind(state.params)
-        prefix = _prefix(model, batch, config.grpo.group)
-        tokens = generate(model, prefix, step_key(state)).tokens
-        return tokens, _logprobs(model, prefix, tokens, config.grpo.temperature)
+        prefix = _prefix(model, batch, group)
+        tokens = generate(model, prefix, step_key(state), **sampling._asdict()).tokens
+        return tokens, _logprobs(model, prefix, tokens, sampling)
 
     return jax.jit(sample)
 
@@ -81,6 +103,7 @@ def make_update(
     bind: Bind,
     optimizer: optax.GradientTransformation,
     config: RlvrConfig,
+    sampling: Sampling,
     supervised: LossFn,
     reference: Any = None,
     shardings: Any = None,
@@ -91,27 +114,30 @@ def make_update(
       bind: parameters -> model.
       optimizer: see optimizer.py.
       config: objective.
+      sampling: that of `make_sampler`.
       supervised: loss to add with weight `config.supervised`.
       reference: frozen parameters, if `config.grpo.kl` is above 0.
       shardings: of the state; None on one device.
     """
-    temperature, group = config.grpo.temperature, config.grpo.group
+    group = config.grpo.group
 
     def update(
         state: TrainState, batch: Batch, tokens: Any, old: Any, earned: jax.Array
     ) -> tuple[TrainState, Metrics]:
+        # a token that the grammar forced was not the model's choice
+        chosen = (old < 0) & (tokens != 0)
         advantages = grpo.group_advantages(earned, not config.grpo.dr).reshape(-1)
         frozen = None
         if reference is not None:
             model = bind(reference)
-            frozen = _logprobs(model, _prefix(model, batch, group), tokens, temperature)
+            frozen = _logprobs(model, _prefix(model, batch, group), tokens, sampling)
 
         def loss_of(params: Any) -> tuple[jax.Array, Metrics]:
             model = bind(params)
             prefix = _prefix(model, batch, group)
-            logprobs = _logprobs(model, prefix, tokens, temperature)
+            logprobs = _logprobs(model, prefix, tokens, sampling)
             loss, measures = grpo.objective(
-                logprobs, old, advantages, tokens != 0, config.grpo, frozen
+                logprobs, old, advantages, chosen, config.grpo, frozen
             )
             if config.supervised:
                 extra, _ = supervised(model, batch, step_key(state))

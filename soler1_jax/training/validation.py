@@ -15,11 +15,10 @@ import numpy as np
 from soler1_jax.common.rewarder import bin_centers
 from soler1_jax.data import batches, text
 from soler1_jax.data.records import Episode
+from soler1_jax.sampling.grammar import Grammar
+from soler1_jax.sampling.loop import generate
 from soler1_jax.synthesis import claims
 from soler1_jax.training.sft import ask, flatten
-
-# (model, prefix, random key) -> Generation of sampling/loop.py.
-Generate = Callable[[Any, Any, jax.Array], Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,13 +75,13 @@ def _row(
 
 
 def make_answer(
-    bind: Callable[[Any], Any], generate: Generate
+    bind: Callable[[Any], Any], grammar: Grammar
 ) -> Callable[[Any, Mapping[str, Any]], dict[str, jax.Array]]:
     """Returns a jitted (params, batch) -> what the model says of each query.
 
     Args:
       bind: parameters -> model.
-      generate: writes completions; greedily, for figures that can be repeated.
+      grammar: what may be written. Decoding is greedy, so figures can be repeated.
 
     Returns:
       A function whose result has "tokens" int32 [E*Q,S], "progress" and "expected"
@@ -93,14 +92,13 @@ def make_answer(
         model = bind(params)
         features = model.encode(flatten(batch["frames"]))
         prefix, _ = ask(model, features, batch)
-        said = generate(model, prefix, jax.random.key(0))
+        said = generate(model, prefix, jax.random.key(0), grammar=grammar)
         bins = jax.nn.softmax(said.value_logits) @ bin_centers()
-        _, _, state = model.prefill(prefix, 0)
         return {
             "tokens": said.tokens,
             "progress": said.progress,
             "expected": bins,
-            "state": 100 * state[:, -1],
+            "state": 100 * said.state[:, -1],
         }
 
     return jax.jit(answer)

@@ -1,0 +1,110 @@
+"""Teach a model: first to see, then to compare frames, then to state progress.
+
+Writes checkpoints, metrics.jsonl, and in OUT/model the best model so far. The same
+command continues after an interruption and ends with the same weights.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Args:
+    """What `soler1 sft` does."""
+
+    data: Path
+    """Training data set, made by `soler1 synth`."""
+    out: Path
+    """Run folder."""
+    unseen: Path | None = None
+    """Data set of unseen tasks; the model is examined on it and the best one kept."""
+    exam_episodes: int = 64
+    """Episodes in an examination."""
+    model: str = "nano"
+    """Preset, or a model folder to start from."""
+    tokenizer: Path | None = None
+    """SentencePiece model; trained on the data set's texts if not given."""
+    vocab_size: int = 512
+    """Largest vocabulary of a tokenizer trained here."""
+    perception_steps: int = 3000
+    """Steps of learning to see."""
+    compare_steps: int = 400
+    """Steps of questions about single frames and pairs of frames."""
+    progress_steps: int = 4000
+    """Steps of progress queries, mixed with questions."""
+    mixture: str = "nano"
+    """Sources of the last stage: nano, paper, progress, or progress=8,spatial=2."""
+    previous: float = 0.0
+    """How often a prompt has the true previous progress; models learn to copy it."""
+    episodes: int = 4
+    """Episodes in a batch of queries."""
+    queries: int = 8
+    """Queries of each of them."""
+    perception_episodes: int = 8
+    """Episodes in a batch of the first stage."""
+    learning_rate: float = 1.2e-3
+    """Peak of the cosine."""
+    seed: int = 0
+    """Of weights, batches and choices."""
+    mesh: str | None = None
+    """Devices along data,fsdp,tensor, e.g. 4,1,1; by default all on data."""
+    log_every: int = 20
+    """Steps between two lines of metrics.jsonl."""
+    save_every: int = 500
+    """Steps between two checkpoints."""
+    watch_every: int = 500
+    """Steps between two examinations."""
+
+
+def run(args: Args) -> None:
+    """Trains and writes the run folder."""
+    from soler1_jax.common import compile_cache
+    from soler1_jax.common.run import Run
+    from soler1_jax.training import supervise
+
+    compile_cache.enable()
+    settings = _settings(args)
+    mesh = supervise.default_mesh(args.mesh)
+    parts = _Parts(args, Run(args.out, "sft", args, may_change=_MAY_CHANGE))
+    state, seconds = supervise.supervise(
+        settings,
+        parts.functions,
+        parts.tokenizer,
+        parts.data,
+        parts.run,
+        parts.store(),
+        mesh,
+        parts.examiner(settings.curriculum.batch("progress")),
+        parts.params,
+    )
+    result = parts.finish(state, seconds)
+    print(f"{args.out}: {result['steps']} steps in {seconds:.0f} s")
+
+
+_MAY_CHANGE = ("log_every", "save_every", "watch_every", "exam_episodes", "unseen")
+
+
+def _settings(args: Args) -> Any:
+    from soler1_jax.training import curriculum, loop, optimizer, supervise
+
+    return supervise.Settings(
+        curriculum=curriculum.CurriculumConfig(
+            perception_steps=args.perception_steps,
+            compare_steps=args.compare_steps,
+            progress_steps=args.progress_steps,
+            perception_episodes=args.perception_episodes,
+            episodes=args.episodes,
+            queries=args.queries,
+            mixture=curriculum.parse_mixture(args.mixture),
+            previous=args.previous,
+            seed=args.seed,
+        ),
+        optimizer=optimizer.OptimizerConfig(learning_rate=args.learning_rate),
+        loop=loop.LoopConfig(
+            log_every=args.log_every,
+            save_every=args.save_every,
+            watch_every=args.watch_every,
+        ),
+        seed=args.seed,
+    )
