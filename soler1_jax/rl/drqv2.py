@@ -70,6 +70,11 @@ class DrQConfig:
     hidden: int = 256
     encoder: EncoderConfig = EncoderConfig()
 
+    @property
+    def quiet_worlds(self) -> int:
+        """Worlds that act without noise; at least one is noisy."""
+        return min(round(self.quiet * self.worlds), self.worlds - 1)
+
 
 @flax.struct.dataclass
 class DrQState:
@@ -87,6 +92,7 @@ class DrQState:
 def make_drqv2(config: DrQConfig, shapes: Shapes, steps: int) -> Agent:
     """Builds the agent for episodes of `steps` control steps."""
     optimizer = optax.adam(config.learning_rate)
+    quiet = config.quiet_worlds
 
     def init(key: jax.Array) -> DrQState:
         critic, actor = _init_networks(key, config, shapes)
@@ -139,17 +145,17 @@ def make_drqv2(config: DrQConfig, shapes: Shapes, steps: int) -> Agent:
         )
         return learner, metrics
 
-    return Agent("drqv2", config.worlds, init, begin, act, learn)
+    return Agent("drqv2", config.worlds, quiet, init, begin, act, learn)
 
 
 def noise_ladder(config: DrQConfig, iteration: jax.Array) -> jax.Array:
     """Standard deviation of the exploration noise of each world, float32 [B]."""
     done = jnp.clip(iteration / max(config.noise_iterations, 1), 0.0, 1.0)
     low = config.noise_start + done * (config.noise_end - config.noise_start)
-    quiet = int(round(config.quiet * config.worlds))
-    rungs = jnp.linspace(0.0, 1.0, max(config.worlds - quiet, 1))
+    quiet = config.quiet_worlds
+    rungs = jnp.linspace(0.0, 1.0, config.worlds - quiet)
     ladder = low + rungs * (config.noise_start - low)
-    return jnp.concatenate([jnp.zeros(quiet), ladder])[: config.worlds]
+    return jnp.concatenate([jnp.zeros(quiet), ladder])
 
 
 def _init_networks(

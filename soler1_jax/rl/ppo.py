@@ -136,7 +136,7 @@ def make_ppo(config: PPOConfig, shapes: Shapes, steps: int) -> Agent:
         count = jnp.maximum(epochs * batches, 1)
         return state, {k: v / count for k, v in totals.items()}
 
-    return Agent("ppo", config.worlds, init, begin, act, learn)
+    return Agent("ppo", config.worlds, config.quiet, init, begin, act, learn)
 
 
 def advantages(

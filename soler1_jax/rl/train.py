@@ -9,6 +9,7 @@ device until they are asked for.
 Letters: R runs, B worlds, L words of the task.
 """
 
+import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -84,7 +85,7 @@ class Trainer:
         self._learning = self._mode(explore=1.0, learn=True)
         self._watching = self._mode(explore=0.0, learn=False)
         one, split = self._whole, self._split
-        self._init = self._compiled(_for_one_run(self._init_one), (split,))
+        self._init = self._jit(_for_one_run(self._init_one), (split,))
         iterate = _make_iteration(env, rewarder, agent, config)
 
         def local(
@@ -93,9 +94,10 @@ class Trainer:
             run = _for_one_run(lambda s, w: iterate(s, w, params, mode))
             return run(state, work)
 
-        self.iterate = self._compiled(local, (split, split, one, one), donate=(0,))
+        self._iterate = self._jit(local, (split, split, one, one), donate=(0,))
+        self._program: Any = None
 
-    def _compiled(
+    def _jit(
         self,
         local: Any,
         arguments: tuple[NamedSharding, ...],
@@ -154,13 +156,31 @@ class Trainer:
         work = Assignment(np.asarray(tasks, np.int32), text)
         return jax.device_put(work, self._split)
 
+    def compile(self, state: LoopState, work: Assignment) -> float:
+        """Compiles the iteration if it is not yet; returns the seconds it took.
+
+        The program takes any task, text and mode, and can never compile again: other
+        shapes are an error.
+        """
+        start = time.monotonic()
+        if self._program is None:
+            arguments = (state, work, self.params, self._learning)
+            self._program = self._iterate.lower(*arguments).compile()
+        return time.monotonic() - start
+
+    def _call(
+        self, state: LoopState, work: Assignment, mode: Mode
+    ) -> tuple[LoopState, Outcome]:
+        self.compile(state, work)
+        return self._program(state, work, self.params, mode)
+
     def learn(self, state: LoopState, work: Assignment) -> tuple[LoopState, Outcome]:
         """Collects one episode in every world and learns from it; donates `state`."""
-        return self.iterate(state, work, self.params, self._learning)
+        return self._call(state, work, self._learning)
 
     def watch(self, state: LoopState, work: Assignment) -> tuple[LoopState, Outcome]:
         """Collects noise-free episodes and learns nothing; donates `state`."""
-        return self.iterate(state, work, self.params, self._watching)
+        return self._call(state, work, self._watching)
 
     def evaluate(
         self, state: LoopState, work: Assignment, episodes: int = 64
@@ -211,6 +231,7 @@ def _make_iteration(
         state = LoopState(learned, key, state.iteration + mode.learn.astype(jnp.int32))
         metrics = {
             "episodes": evaluate.summary(record),
+            "quiet_success": jnp.mean(record.success[: agent.quiet]),
             "reward": jnp.mean(episode.reward),
             "losses": losses,
         }

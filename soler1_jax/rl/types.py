@@ -51,6 +51,7 @@ class Agent(NamedTuple):
     Attributes:
       name: e.g. "drqv2".
       worlds: B, how many episodes it collects at once.
+      quiet: how many of them, from the first on, it always acts in without noise.
       init: key -> state.
       begin: (state, explore) -> carry. `explore` float32 [] scales exploration: 1 while
         learning, 0 for the noise-free policy.
@@ -61,6 +62,7 @@ class Agent(NamedTuple):
 
     name: str
     worlds: int
+    quiet: int
     init: Callable[[jax.Array], Any]
     begin: Callable[[Any, jax.Array], Any]
     act: Callable[[Any, Any, Observation, jax.Array], tuple[Any, jax.Array, Any]]

@@ -1,0 +1,155 @@
+"""The video-language model as a rewarder: looks, writes a thought, states progress.
+
+Each query encodes one new picture: the first and the previous frame were encoded when
+they were current, and their grounded features are kept in the episode's state
+(arXiv 2603.28730, section 3: first, previous and current frame; 4: asked every k
+control steps). The previous progress is not shown, so it cannot be copied.
+
+Letters: B episodes, L prompt tokens, S generated tokens. Progress in percent.
+"""
+
+import dataclasses
+from typing import Any, Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+
+from soler1_jax.common.errors import UserError, nearest_hint, require_positive
+from soler1_jax.common.rewarder import (
+    Rewarder,
+    TaskText,
+    Verdict,
+    Views,
+    bin_centers,
+    entropy,
+    two_hot,
+)
+from soler1_jax.model.config import ModelConfig
+from soler1_jax.model.functional import Functional, Params
+from soler1_jax.reward import prompt
+from soler1_jax.sampling.grammar import progress_grammar
+from soler1_jax.sampling.loop import Generation, generate
+from soler1_jax.sampling.methods import Method
+from soler1_jax.tokenizers.sentencepiece import Tokenizer
+
+Readout = Literal["greedy", "sampled", "expected"]
+READOUTS: tuple[str, ...] = get_args(Readout)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VLMSettings:
+    """How a model is asked and read.
+
+    Attributes:
+      readout: "greedy" takes the likeliest tokens and the number they state, "sampled"
+        draws them, "expected" is the mean of the value head's distribution after a
+        greedy thought.
+      temperature: of "sampled".
+      thought_budget: longest thought in tokens.
+      prompt_length: L.
+    """
+
+    readout: Readout = "expected"
+    temperature: float = 1.0
+    thought_budget: int = 28
+    prompt_length: int = prompt.PROMPT_LENGTH
+
+    def __post_init__(self) -> None:
+        """Raises UserError for values that cannot work."""
+        if self.readout not in READOUTS:
+            raise UserError(
+                f"a read-out is one of {', '.join(READOUTS)}; got {self.readout!r}"
+                f"{nearest_hint(self.readout, READOUTS)}"
+            )
+        require_positive("temperature", self.temperature)
+        require_positive("thought_budget", self.thought_budget)
+        require_positive("prompt_length", self.prompt_length)
+
+
+class Watched(NamedTuple):
+    """What the model remembers of B episodes."""
+
+    first: Any  # Grounded of the first frame
+    previous: Any  # Grounded of the frame of the last query
+    text: TaskText
+
+
+def make_rewarder(
+    config: ModelConfig,
+    params: Params,
+    tokenizer: Tokenizer,
+    name: str,
+    settings: VLMSettings | None = None,
+) -> Rewarder:
+    """Wraps a model in the contract of `common.rewarder`.
+
+    Args:
+      config: of the model; it must have been trained with `tokenizer`.
+      params: its weights.
+      tokenizer: turns sentences to ids and thoughts back to text.
+      name: what the user called it.
+      settings: how it is asked and read.
+
+    Raises:
+      UserError: the value head is asked for and the model has none.
+    """
+    settings = settings or VLMSettings()
+    if settings.readout == "expected" and not config.bin_count:
+        raise UserError(
+            f"the read-out 'expected' needs a value head; model {name!r} has none; "
+            "use 'greedy'"
+        )
+    model = Functional(config)
+    grammar = progress_grammar(config.text.vocab_size, settings.thought_budget)
+    sampled = settings.readout == "sampled"
+    method = Method(temperature=settings.temperature if sampled else 0.0)
+
+    def see(bound: Any, views: Views, text: TaskText) -> Any:
+        return bound.ground(bound.encode(views["external"]), text.ids, text.mask)
+
+    def start(params: Params, views: Views, task: TaskText, key: jax.Array) -> Watched:
+        frame = see(model.module(params), views, task)
+        return Watched(frame, frame, task)
+
+    def score(
+        params: Params, state: Watched, views: Views, key: jax.Array, truth: None
+    ) -> tuple[Watched, Verdict]:
+        bound = model.module(params)
+        current = see(bound, views, state.text)
+        frames = [state.first, state.previous, current]
+        asked = bound.prefix(frames, state.text.ids, state.text.mask)
+        said = generate(bound, asked, key, grammar=grammar, method=method)
+        return state._replace(previous=current), _verdict(said, settings.readout)
+
+    return Rewarder(
+        params=params,
+        name=name,
+        views=("external",),
+        image_size=config.vision.image_size,
+        uses_truth=False,
+        start=start,
+        score=score,
+        prepare=lambda sentences: prompt.prepare(
+            tokenizer, sentences, settings.prompt_length
+        ),
+        decode=tokenizer.decode,
+    )
+
+
+def _verdict(said: Generation, readout: str) -> Verdict:
+    """Reads a completion; an answer without a number counts as no progress."""
+    stated = jnp.where(said.parsed, said.progress, 0.0)
+    if said.value_logits.shape[-1]:
+        distribution = jax.nn.softmax(said.value_logits, axis=-1)
+    else:
+        distribution = two_hot(stated)
+    expected = distribution @ bin_centers()
+    return Verdict(
+        progress=expected if readout == "expected" else stated,
+        expected=expected,
+        distribution=distribution,
+        entropy=entropy(distribution),
+        tokens=said.tokens,
+        parsed=said.parsed,
+        logprob=jnp.sum(said.logprobs, axis=1),
+    )
