@@ -23,7 +23,7 @@ Array = jax.Array
 
 # Room kept above a thing while the gripper travels to it, and how well it must be
 # lined up before it goes down, closes, or pushes.
-CLEARANCE_M = 0.05
+CLEARANCE_M = 0.035
 ALIGNED_M = 0.02
 CLOSED_M = 0.014
 # Far enough ahead that the gripper moves at full speed.
@@ -94,20 +94,17 @@ def expert(facts: Facts, plan: Plan) -> Intent:
         "push": _push(facts, thing, size, plan.push * sign),
         "lift": _lift(facts, thing, size, held, plan),
         "place": _place(facts, thing, size, held, sign),
-        "press": _press(facts, plan),
-        "fixture": _fixture(facts, plan, held, sign),
+        "drive": _drive(facts, plan, sign),
+        "grip": _grip(facts, plan, held, sign),
     }
-    kind = jnp.where(
-        is_fixture,
-        jnp.where(plan.verb == VERBS.index("press"), _KINDS.index("press"), _FIXTURE),
-        _KIND_OF_VERB[plan.verb],
-    )
+    upward = facts.handle_motion[2] * plan.direction * sign > 0.3
+    fixture_kind = jnp.where(upward, _KINDS.index("grip"), _KINDS.index("drive"))
+    kind = jnp.where(is_fixture, fixture_kind, _KIND_OF_VERB[plan.verb])
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *(intents[k] for k in _KINDS))
     return jax.tree.map(lambda x: x[kind], stacked)
 
 
-_KINDS = ("reach", "touch", "push", "lift", "place", "press", "fixture")
-_FIXTURE = _KINDS.index("fixture")
+_KINDS = ("reach", "touch", "push", "lift", "place", "drive", "grip")
 # A wrong object in a fixture's scene is lifted.
 _KIND_OF_VERB = jnp.array(
     [
@@ -199,20 +196,28 @@ def _push(facts: Facts, thing: Array, size: Array, direction: Array) -> Intent:
     return Intent(jnp.where(ready, goal, come), jnp.array(1.0))
 
 
-def _press(facts: Facts, plan: Plan) -> Intent:
-    top = facts.handle + (facts.handle_size[2] + TIP_RADIUS) * _UP
-    flat = jnp.linalg.norm((top - facts.gripper)[:2])
-    down = jnp.where(flat < ALIGNED_M, top - AHEAD_M * _UP, _over(facts, top, top[2]))
-    return Intent(
-        jnp.where(plan.opposite, _apart(facts, top, plan), down), jnp.array(1.0)
-    )
-
-
-def _fixture(facts: Facts, plan: Plan, held: Array, sign: Array) -> Intent:
-    """Grips the handle and follows the way it can move."""
+def _drive(facts: Facts, plan: Plan, sign: Array) -> Intent:
+    """Pushes the handle along the way it can move, with closed fingers."""
     way = facts.handle_motion * plan.direction * sign
-    centred = facts.handle - facts.gripper
-    # stay on the arc of a hinged handle instead of slipping off it
-    goal = facts.gripper + AHEAD_M * way + 0.5 * (centred - jnp.dot(centred, way) * way)
+    reach = jnp.dot(jnp.abs(way), facts.handle_size)
+    reach += TIP_RADIUS * (1 + jnp.abs(way[0]))
+    offset = facts.handle - facts.gripper
+    behind = jnp.dot(offset, way)
+    lateral = jnp.linalg.norm(offset - behind * way)
+    ready = (behind > reach - CLOSED_M) & (lateral < ALIGNED_M)
+    stand = facts.handle - way * (reach + 0.012)
+    come = _over(facts, stand, facts.handle[2] + facts.handle_size[2])
+    push = facts.handle + way * (AHEAD_M - reach)
+    return Intent(jnp.where(ready, push, come), jnp.array(1.0))
+
+
+def _grip(facts: Facts, plan: Plan, held: Array, sign: Array) -> Intent:
+    """Grips the handle and carries it along its arc; for what must go up."""
+    way = facts.handle_motion * plan.direction * sign
+    half = facts.handle_size[0]
+    near = jnp.linalg.norm(facts.handle - facts.gripper) < 2 * ALIGNED_M
+    # a slip of one finger must not open the other
+    kept = held | (near & (facts.aperture < 2 * half + 0.004) & facts.contact)
+    pull = Intent(facts.handle + 0.6 * AHEAD_M * way, jnp.array(1.0))
     seize = _seize(facts, facts.handle, facts.handle[2] + facts.handle_size[2])
-    return _when(held, Intent(goal, jnp.array(1.0)), seize)
+    return _when(kept, pull, seize)

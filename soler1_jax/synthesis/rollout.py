@@ -14,8 +14,9 @@ import numpy as np
 
 from soler1_jax.data.records import FACTS
 from soler1_jax.envs.base import Facts, State
+from soler1_jax.envs.model import GRIPPER_Q
 from soler1_jax.envs.scene import SceneParams
-from soler1_jax.envs.tabletop import Tabletop, TabletopConfig
+from soler1_jax.envs.tabletop import STRIDE, Tabletop, TabletopConfig
 from soler1_jax.envs.tasks import table
 from soler1_jax.synthesis import experts, mistakes
 from soler1_jax.synthesis.episodes import Recording
@@ -24,8 +25,6 @@ from soler1_jax.synthesis.mistakes import MODES, Schedule
 
 Array = jax.Array
 
-# Metres that the gripper moves in one control step at full command.
-STEP_M = 0.03
 # A random action is held for so many control steps, or it would cancel itself out.
 HOLD_STEPS = 3
 RISE_M = 0.1
@@ -114,7 +113,8 @@ class Recorder:
     ) -> Array:
         facts, task = self.env.facts(state), state.info["task"]
         intent = intent_of(facts, self._table, task, schedule, start, step)
-        shift = (intent.goal - facts.gripper) / STEP_M
+        # the command runs ahead of the gripper; steering by it does not overshoot
+        shift = (intent.goal - state.data.ctrl[GRIPPER_Q]) / STRIDE
         # one factor for all three axes keeps the line straight
         shift /= jnp.maximum(jnp.max(jnp.abs(shift)), 1.0)
         noise = schedule.noise * jax.random.normal(jax.random.fold_in(key, step), (3,))
@@ -149,7 +149,7 @@ def intent_of(
     wrong = experts.expert(facts, experts.plan_of(rows, task, True, False))
     against = experts.expert(facts, experts.plan_of(rows, task, False, True))
     grip = jnp.where(facts.grasped | facts.other_grasped, 1.0, -1.0)
-    near = facts.distance < 2 * STEP_M
+    near = facts.distance < 2 * STRIDE
     cut = Intent(jnp.where(near, do.goal, facts.target), do.close)
     rise = facts.gripper.at[2].add(RISE_M)
     intents = {
