@@ -4,6 +4,8 @@ Writes checkpoints, metrics.jsonl, and in OUT/model the best model so far. The s
 command continues after an interruption and ends with the same weights.
 """
 
+from __future__ import annotations
+
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -59,27 +61,41 @@ class Args:
 
 def run(args: Args) -> None:
     """Trains and writes the run folder."""
+    from soler1_jax.checkpoints.store import CheckpointStore
     from soler1_jax.common import compile_cache
-    from soler1_jax.common.run import Run
-    from soler1_jax.training import supervise
+    from soler1_jax.common.run import Run, command_line
+    from soler1_jax.model.functional import Functional
+    from soler1_jax.training import curriculum, materials, supervise
+    from soler1_jax.training.keeper import Keeper
 
     compile_cache.enable()
     settings = _settings(args)
-    mesh = supervise.default_mesh(args.mesh)
-    parts = _Parts(args, Run(args.out, "sft", args, may_change=_MAY_CHANGE))
-    state, seconds = supervise.supervise(
-        settings,
-        parts.functions,
-        parts.tokenizer,
-        parts.data,
-        parts.run,
-        parts.store(),
-        mesh,
-        parts.examiner(settings.curriculum.batch("progress")),
-        parts.params,
+    mesh = materials.make_mesh(args.mesh)
+    episodes = materials.open_episodes(args.data)
+    start = materials.starting_point(args.model)
+    exam = materials.exam_episodes(args.unseen, args.exam_episodes)
+    folder = Run(args.out, "sft", args, may_change=_MAY_CHANGE)
+    tokenizer = start.tokenizer or materials.find_tokenizer(
+        args.tokenizer, args.data, args.out, args.vocab_size
     )
-    result = parts.finish(state, seconds)
-    print(f"{args.out}: {result['steps']} steps in {seconds:.0f} s")
+    functions = Functional(materials.model_config(start, tokenizer))
+    plan = dataclasses.replace(
+        settings.curriculum,
+        patch=functions.config.vision.patch_size,
+        **curriculum.lengths(episodes, supervise.Words(tokenizer), args.previous),
+    )
+    metadata = {"command": command_line(), "args": dataclasses.asdict(args)}
+    metadata["args"] = {k: str(v) for k, v in metadata["args"].items()}
+    keeper = Keeper(args.out, functions, tokenizer, metadata)
+    state, seconds = supervise.supervise(
+        dataclasses.replace(settings, curriculum=plan),
+        supervise.Learner(functions, tokenizer, start.params),
+        episodes,
+        supervise.Place(folder, CheckpointStore(args.out / "checkpoints"), mesh),
+        supervise.Examiner(keeper, exam, plan.batch("progress")),
+    )
+    folder.finish(keeper.finish(state.params, int(state.step), seconds))
+    print(f"{args.out}: {int(state.step)} steps in {seconds:.0f} s, see model/")
 
 
 _MAY_CHANGE = ("log_every", "save_every", "watch_every", "exam_episodes", "unseen")

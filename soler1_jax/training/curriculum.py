@@ -5,6 +5,7 @@ model learns to see, and once more over the two stages in which it is asked.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -130,6 +131,39 @@ def learning_rate(
     return optimizer.phased_schedule(config, [p for p in phases if p])
 
 
+def lengths(
+    episodes: Sequence[Episode], tokenizer: batches.Encoder, previous: float
+) -> dict[str, int]:
+    """Token lengths that hold every text of a data set, as few as do.
+
+    Args:
+      episodes: all of them are read.
+      tokenizer: of the model.
+      previous: see CurriculumConfig.
+
+    Returns:
+      Values for CurriculumConfig's fields of these names.
+    """
+    longest = {"prompt_length": 1, "completion_length": 1, "name_length": 1}
+
+    def hold(name: str, text: str, more: int) -> None:
+        longest[name] = max(longest[name], len(tokenizer.encode(text)) + more)
+
+    hint = len(tokenizer.encode(" before +000")) if previous else 0
+    told: set[tuple[str, str]] = set()
+    for index in range(len(episodes)):
+        for query in episodes[index].queries:
+            if (query.prompt, query.completion) in told:
+                continue
+            told.add((query.prompt, query.completion))
+            extra = hint if query.source == "progress" else 0
+            hold("prompt_length", query.prompt, extra)
+            hold("completion_length", query.completion, 1)
+        for name in episodes[index].names:
+            hold("name_length", name, 0)
+    return longest
+
+
 def make_stages(
     episodes: Sequence[Episode],
     tokenizer: batches.Encoder,
@@ -149,14 +183,9 @@ def make_stages(
       make_step: loss function -> jitted step; called once for each kind of step.
     """
 
-    def see(model: Any, batch: Any, key: Any) -> Any:
-        return sft.perception_loss(model, batch, key, losses)
-
-    def be_asked(model: Any, batch: Any, key: Any) -> Any:
-        return sft.query_loss(model, batch, key, losses, answer_id)
-
-    seeing, asking = make_step(see), make_step(be_asked)
-    steps = {"perception": seeing, "compare": asking, "progress": asking}
+    steps = {"perception": make_step(functools.partial(see, losses))}
+    asking = make_step(functools.partial(be_asked, losses, answer_id))
+    steps |= {"compare": asking, "progress": asking}
     stages = []
     for index, name in enumerate(STAGES):
         count = getattr(curriculum, f"{name}_steps")
@@ -166,6 +195,18 @@ def make_stages(
             )
             stages.append(Stage(name, count, steps[name], _reader(data, name)))
     return stages
+
+
+def see(losses: sft.SftConfig, model: Any, batch: Any, key: Any) -> Any:
+    """`sft.perception_loss` as a LossFn, once `losses` is given."""
+    return sft.perception_loss(model, batch, key, losses)
+
+
+def be_asked(
+    losses: sft.SftConfig, answer_id: int, model: Any, batch: Any, key: Any
+) -> Any:
+    """`sft.query_loss` as a LossFn, once `losses` and `answer_id` are given."""
+    return sft.query_loss(model, batch, key, losses, answer_id)
 
 
 # What a perception step does not look at need not travel to the devices.

@@ -1,0 +1,125 @@
+"""What a run starts from, as the user names it: data, tokenizer, model, mesh."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from soler1_jax.checkpoints.folder import load_model
+from soler1_jax.common import mesh as meshes
+from soler1_jax.common.errors import UserError, require_positive
+from soler1_jax.data.records import Episode
+from soler1_jax.data.source import open_source
+from soler1_jax.model.config import ModelConfig
+from soler1_jax.model.functional import Functional
+from soler1_jax.model.presets import preset
+from soler1_jax.synthesis.corpus import corpus
+from soler1_jax.tokenizers.sentencepiece import Tokenizer, train_tokenizer
+from soler1_jax.training.memory import Remembered
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """A model to begin with.
+
+    Attributes:
+      name: as the user wrote it: a preset or a folder.
+      config: of a stored model; None for a preset, which its tokenizer sizes.
+      params: stored weights, or None to draw them.
+      tokenizer: stored with the weights, or None.
+    """
+
+    name: str
+    config: ModelConfig | None = None
+    params: Any = None
+    tokenizer: Tokenizer | None = None
+
+
+def starting_point(name: str) -> Start:
+    """Loads a model folder, or takes the name as a preset.
+
+    Raises:
+      UserError: the folder is damaged, or the name is neither.
+    """
+    if Path(name).is_dir():
+        return Start(name, *load_model(name))
+    preset(name, vocab_size=64)
+    return Start(name)
+
+
+def model_config(start: Start, tokenizer: Tokenizer) -> ModelConfig:
+    """The model's configuration; activations are bfloat16 on accelerators."""
+    config = start.config or preset(start.name, tokenizer.vocab_size)
+    dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return dataclasses.replace(config, dtype=dtype)
+
+
+def open_episodes(folder: Path) -> Remembered:
+    """Opens a data set and keeps in memory what was read.
+
+    Raises:
+      UserError: the folder holds no complete data set.
+    """
+    return Remembered(open_source(folder))
+
+
+def find_tokenizer(
+    path: Path | None, data: Path, out: Path, vocab_size: int
+) -> Tokenizer:
+    """The tokenizer given, the run's own, or one trained on the data set's texts.
+
+    Args:
+      path: a SentencePiece model, or None.
+      data: the training data set.
+      out: the run's folder; a trained tokenizer is kept there.
+      vocab_size: largest vocabulary of a trained one.
+    """
+    own = out / "tokenizer.model"
+    if path is None and not own.exists():
+        require_positive("--vocab-size", vocab_size)
+        return train_tokenizer(corpus(open_source(data)), own, vocab_size)
+    return Tokenizer(path or own)
+
+
+def exam_episodes(folder: Path | None, count: int) -> list[Episode]:
+    """The first episodes of a data set; none without a folder.
+
+    Raises:
+      UserError: the folder holds no complete data set.
+    """
+    if folder is None:
+        return []
+    require_positive("--exam-episodes", count)
+    source = open_source(folder)
+    return [source[i] for i in range(min(count, len(source)))]
+
+
+def make_mesh(shape: str | None) -> Mesh:
+    """A mesh from "data,fsdp,tensor", or all devices on `data`.
+
+    Raises:
+      UserError: three whole numbers are needed, with the right product.
+    """
+    if not shape:
+        return meshes.make_mesh()
+    try:
+        sizes = [int(part) for part in shape.split(",")]
+    except ValueError as error:
+        raise UserError(
+            f"a mesh is three whole numbers data,fsdp,tensor; got {shape!r}; "
+            "give e.g. --mesh 4,1,1"
+        ) from error
+    return meshes.make_mesh(sizes)
+
+
+def check_data(episodes: Sequence[Episode], functions: Functional) -> None:
+    """Raises UserError unless the frames have the model's size."""
+    size, wanted = episodes[0].external.shape[1], functions.config.vision.image_size
+    if size != wanted:
+        raise UserError(
+            f"model {functions.config.name!r} looks at {wanted}x{wanted} pixels; the "
+            f"data set has {size}x{size}; choose another --model or make other data"
+        )
