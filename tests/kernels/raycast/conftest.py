@@ -1,0 +1,91 @@
+"""Random scenes of primitives, in MuJoCo's form and in the ray caster's."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import mujoco
+import numpy as np
+import pytest
+from soler1_jax.kernels.raycast.api import Geoms, GeomType, Rays
+
+NAMES = {
+    GeomType.SPHERE: "sphere",
+    GeomType.CAPSULE: "capsule",
+    GeomType.ELLIPSOID: "ellipsoid",
+    GeomType.CYLINDER: "cylinder",
+    GeomType.BOX: "box",
+}
+LIGHT = np.array([0.3, -0.2, 1.0]) / np.linalg.norm([0.3, -0.2, 1.0])
+
+
+class Scene(NamedTuple):
+    """One scene: static types, geoms, rays, and MuJoCo's model and data of the same."""
+
+    types: tuple[int, ...]
+    geoms: Geoms
+    rays: Rays
+    light: np.ndarray
+    model: mujoco.MjModel
+    data: mujoco.MjData
+
+
+def look_at(position: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Return columns right, up, backward of a camera."""
+    back = (position - target) / np.linalg.norm(position - target)
+    right = np.cross([0.0, 0.0, 1.0], back)
+    right /= np.linalg.norm(right)
+    return np.stack([right, np.cross(back, right), back], axis=1)
+
+
+def rays_from(position: np.ndarray, target: np.ndarray, side: int) -> Rays:
+    """Return side * side rays of a camera with 45 degrees of view."""
+    half = np.tan(np.deg2rad(45) / 2)
+    grid = ((np.arange(side) + 0.5) / side * 2 - 1) * half
+    basis = look_at(position, target) * np.array([1.0, 1.0, -1.0])
+    return Rays(
+        jnp.asarray(position, jnp.float32),
+        jnp.asarray(basis, jnp.float32),
+        jnp.asarray(np.tile(grid, side), jnp.float32),
+        jnp.asarray(np.repeat(-grid, side), jnp.float32),
+    )
+
+
+def build(seed: int, count: int = 15, side: int = 24) -> Scene:
+    """Return a scene of a floor and `count` primitives, all types in turn."""
+    rng = np.random.default_rng(seed)
+    kinds = [list(NAMES)[i % len(NAMES)] for i in range(count)]
+    parts = ['<geom type="plane" size="0 0 1"/>']
+    for kind in kinds:
+        text = {
+            name: " ".join(f"{value:.5f}" for value in values)
+            for name, values in (
+                ("size", rng.uniform(0.02, 0.08, 3)),
+                ("pos", [*rng.uniform(-0.3, 0.3, 2), rng.uniform(0.1, 0.4)]),
+                ("quat", rng.normal(size=4)),
+            )
+        }
+        fields = " ".join(f'{name}="{value}"' for name, value in text.items())
+        parts.append(f'<geom type="{NAMES[kind]}" {fields}/>')
+    model = mujoco.MjModel.from_xml_string(
+        f"<mujoco><worldbody>{''.join(parts)}</worldbody></mujoco>"
+    )
+    data = mujoco.MjData(model)
+    mujoco.mj_forward(model, data)
+    geoms = Geoms(
+        position=jnp.asarray(data.geom_xpos, jnp.float32),
+        rotation=jnp.asarray(data.geom_xmat.reshape(-1, 3, 3), jnp.float32),
+        size=jnp.asarray(model.geom_size, jnp.float32),
+        rgba=jnp.asarray(model.geom_rgba, jnp.float32),
+        visible=jnp.ones(count + 1, bool),
+    )
+    angle = rng.uniform(0, 2 * np.pi)
+    position = np.array([np.cos(angle), np.sin(angle), rng.uniform(0.7, 1.1)])
+    rays = rays_from(position, np.array([0, 0, 0.15]), side)
+    types = tuple(int(kind) for kind in model.geom_type)
+    return Scene(types, geoms, rays, LIGHT, model, data)
+
+
+@pytest.fixture
+def scene():
+    """The function that builds a scene from a seed."""
+    return build
