@@ -8,8 +8,8 @@ appendix C, correlates with the truth; value-order correlation is from GVL,
 arXiv 2411.04549, and its degenerate cases from OpenGVL).
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,7 +23,7 @@ class Within(NamedTuple):
     mean: float  # NaN if no episode counts
     episodes: int  # that count in `mean`
     constant_predicted: int  # of these, answered with one value: they count as 0
-    constant_true: int  # left out, since nothing changes that could be followed
+    constant_true: int  # left out, since too little changes that could be followed
 
 
 def mae(predicted: Values, true: Values) -> float:
@@ -71,7 +71,12 @@ def kendall_tau_a(x: Values, y: Values) -> float:
     return float(signs.sum() / (n * (n - 1)))
 
 
-def within_episodes(statistic: Any, predicted: Episodes, true: Episodes) -> Within:
+def within_episodes(
+    statistic: Callable[[np.ndarray, np.ndarray], float],
+    predicted: Episodes,
+    true: Episodes,
+    least_range: float = 0.0,
+) -> Within:
     """Mean over episodes of `statistic(predicted[e], true[e])`.
 
     An episode whose *truth* is constant is left out; one whose *prediction* is
@@ -81,10 +86,13 @@ def within_episodes(statistic: Any, predicted: Episodes, true: Episodes) -> With
       statistic: `pearson`, `spearman` or `kendall_tau_a`.
       predicted: E arrays [Q], percent.
       true: E arrays [Q], percent.
+      least_range: also leave out episodes whose truth spans less than this, percent.
+        Where the truth moves by less than an answer can say, the rank of its values
+        is beyond any rewarder that answers in whole percents.
     """
     values, flat, still = [], 0, 0
     for p, y in zip(predicted, true, strict=True):
-        if _constant(_vector(y)):
+        if _constant(_vector(y)) or np.ptp(_vector(y)) < least_range:
             still += 1
         elif _constant(_vector(p)):
             flat += 1
@@ -173,39 +181,46 @@ def hack_rate(predicted: Episodes, success: Values, threshold: float = 90.0) -> 
 
 
 def claim_accuracy(
-    stated: Sequence[Mapping[str, str]], truth: Sequence[Mapping[str, str]]
+    stated: Sequence[Mapping[str, str]],
+    truth: Sequence[Mapping[str, str]],
+    silent: Collection[str] = (),
 ) -> dict[str, dict[str, float]]:
     """How often what thoughts claim is true, for each kind of claim.
 
-    A statement whose kind the truth lacks is false (a grasp where nothing can be
+    A statement of a kind that the truth lacks is false (a grasp where nothing can be
     grasped). Majority is the score of always stating the commonest true value: a
     thought that knows nothing about its frames reaches it.
 
     Args:
       stated: for each query, kind -> value read from its thought.
       truth: for each query, kind -> value measured.
+      silent: kinds that are only spoken of when something is amiss; saying nothing
+        counts as the statement that nothing is.
 
     Returns:
-      kind -> {"accuracy": true statements / queries at which the kind was due,
-      "precision": true statements / statements, "majority": share of the commonest
-      value among queries at which it was due, "stated": statements, "due": queries}.
-      Silence at a due query is a miss for accuracy. Ratios over nothing are NaN.
+      kind -> {"accuracy": true statements / statements, "majority": share of the
+      commonest value among queries at which the kind was due, "coverage": share of
+      the due queries at which it was stated, "recall": true statements / due queries,
+      "stated", "due": counts}. Ratios over nothing are NaN.
     """
     kinds = dict.fromkeys(k for claims in (*truth, *stated) for k in claims)
     table = {}
     for kind in kinds:
-        due = [t[kind] for t in truth if kind in t]
-        said = [
-            (s[kind], t.get(kind))
+        default = "nothing" if kind in silent else None
+        pairs = [
+            (s.get(kind, default), t.get(kind, default))
             for s, t in zip(stated, truth, strict=True)
-            if kind in s
         ]
+        due = [actual for _, actual in pairs if actual is not None]
+        said = [(value, actual) for value, actual in pairs if value is not None]
         right = sum(value == actual for value, actual in said)
+        heard = sum(actual is not None for _, actual in said)
         commonest = max((due.count(v) for v in set(due)), default=0)
         table[kind] = {
-            "accuracy": _ratio(right, len(due)),
-            "precision": _ratio(right, len(said)),
+            "accuracy": _ratio(right, len(said)),
             "majority": _ratio(commonest, len(due)),
+            "coverage": _ratio(heard, len(due)),
+            "recall": _ratio(right, len(due)),
             "stated": len(said),
             "due": len(due),
         }

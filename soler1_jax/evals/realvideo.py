@@ -27,7 +27,7 @@ from soler1_jax.common.rewarder import Rewarder
 from soler1_jax.common.run import read_json
 from soler1_jax.data.video import Video, letterbox, open_video, sample, split_views
 from soler1_jax.evals import metrics
-from soler1_jax.evals.rewarder import thought_of
+from soler1_jax.evals.rewarder import statement_of
 from soler1_jax.evals.rollout import check_views
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".gif")
@@ -100,7 +100,7 @@ def score_video(
         indices=indices,
         answers=answers,
         expected=np.array([0.0, *[v.expected[0] for v in verdicts]], np.float32),
-        thoughts=["", *[thought_of(rewarder, v.tokens[0]) for v in verdicts]],
+        thoughts=["", *[statement_of(rewarder, v.tokens[0]).thought for v in verdicts]],
         parsed=np.array([True, *[bool(v.parsed[0]) for v in verdicts]]),
         seconds=np.array(seconds),
         compile_seconds=compile_seconds,

@@ -26,16 +26,21 @@ import numpy as np
 from soler1_jax.common.errors import require_non_negative
 from soler1_jax.common.progress import Bar
 from soler1_jax.common.rewarder import Rewarder
-from soler1_jax.data import source, text
+from soler1_jax.data import source
 from soler1_jax.data.records import Episode
 from soler1_jax.data.video import letterbox
 from soler1_jax.evals import metrics
 from soler1_jax.evals.rollout import Rollout, roll_out
+from soler1_jax.reward.parse import Statement, read
 from soler1_jax.synthesis import claims
 
 # Added to the user's seed; training data is made with small seeds.
 EVALUATION_SEED = 770_000_000
 SAMPLES = 50
+# An episode moves if its true progress spans so many percent: one bin of the answer.
+MOVING = 5.0
+# Thoughts speak of these only if something is amiss.
+SILENT_CLAIMS = ("wrong",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +51,8 @@ class Judged:
       episodes: E records.
       rollout: the rewarder's answers.
       thoughts: E x Q texts, "" for rewarders without words.
+      written: float32 [E, Q], the answers that the texts state, NaN where none. They
+        differ from the roll-out's where another read-out is used.
       stated: E x Q claims read from the thoughts.
       truth: E x Q true claims.
     """
@@ -53,6 +60,7 @@ class Judged:
     episodes: Sequence[Episode]
     rollout: Rollout
     thoughts: list[list[str]]
+    written: np.ndarray
     stated: list[list[dict[str, str]]]
     truth: list[list[dict[str, str]]]
 
@@ -98,22 +106,22 @@ def judge(
             nudge=True,
             done=bar.update,
         )
-    thoughts = [[thought_of(rewarder, row) for row in rows] for rows in rollout.tokens]
+    said = [[statement_of(rewarder, row) for row in rows] for rows in rollout.tokens]
+    thoughts = [[one.thought for one in row] for row in said]
     stated = [[claims.extract(t) for t in row] for row in thoughts]
     truth = [
         [claims.measure(e.facts, e.verb, t - 1, t) for t in range(1, len(e.facts))]
         for e in episodes
     ]
-    return Judged(episodes, rollout, thoughts, stated, truth)
+    written = np.array([[one.progress for one in row] for row in said], np.float32)
+    return Judged(episodes, rollout, thoughts, written, stated, truth)
 
 
-def thought_of(rewarder: Rewarder, tokens: np.ndarray) -> str:
-    """The thought in one verdict's tokens; the whole text if it has another form."""
+def statement_of(rewarder: Rewarder, tokens: np.ndarray) -> Statement:
+    """What one verdict's tokens [S] say; nothing for a rewarder without words."""
     if tokens.shape[-1] == 0 or not tokens.any():
-        return ""
-    said = rewarder.decode(tokens)
-    parts = text.split_completion(said)
-    return parts[0] if parts else said
+        return Statement("", None)
+    return read(rewarder.decode(tokens))
 
 
 def summarise(predicted: np.ndarray, episodes: Sequence[Episode]) -> dict[str, Any]:
@@ -139,7 +147,11 @@ def summarise(predicted: np.ndarray, episodes: Sequence[Episode]) -> dict[str, A
         within = metrics.within_episodes(getattr(metrics, name), predicted, true)
         table[name] = within.mean
         table[f"{name}_episodes"] = within._asdict()
+    moving = metrics.within_episodes(metrics.pearson, predicted, true, MOVING)
     table |= {
+        "pearson_moving": moving.mean,
+        "pearson_moving_episodes": moving._asdict(),
+        "pearson_pooled": metrics.pearson(predicted, true),
         "voc_success": metrics.voc(predicted[success]).mean,
         "voc_failure": metrics.voc(predicted[~success]).mean,
         "auc_highest": metrics.auc(highest, success),
@@ -156,11 +168,11 @@ def report_split(judged: Judged) -> dict[str, Any]:
     """All figures of a rewarder on one split, per family, query and claim too."""
     rollout, episodes = judged.rollout, judged.episodes
     table = summarise(rollout.progress, episodes)
-    table["expected_value"] = {
-        k: v
-        for k, v in summarise(rollout.expected, episodes).items()
-        if k in ("mae", "pearson", "spearman")
-    }
+    table["readouts"] = {"expected value": summarise(rollout.expected, episodes)}
+    if np.isfinite(judged.written).any():
+        # A text without a number says that nothing was done.
+        written = np.nan_to_num(judged.written)
+        table["readouts"]["stated number"] = summarise(written, episodes)
     error = np.abs(rollout.progress - judged.true)
     table |= {
         "parse_rate": float(rollout.parsed.mean()),
@@ -188,7 +200,8 @@ def _claims(judged: Judged, rows: Sequence[int] | range) -> dict[str, Any]:
     stated = [c for e in rows for c in judged.stated[e]]
     if not any(stated):
         return {}
-    return metrics.claim_accuracy(stated, [c for e in rows for c in judged.truth[e]])
+    truth = [c for e in rows for c in judged.truth[e]]
+    return metrics.claim_accuracy(stated, truth, SILENT_CLAIMS)
 
 
 def _grouped(
@@ -323,7 +336,8 @@ def evaluate(
         answers["zero"] = np.zeros_like(own)
         table[split] = {n: summarise(a, rows) for n, a in answers.items()}
     first = next(iter(episodes))
-    headline = ("mae", "pearson", "spearman", "parse_rate", "auc_highest")
+    headline = ("mae", "pearson", "pearson_moving", "spearman", "auc_highest")
+    headline += ("parse_rate",)
     result = {
         "rewarder": rewarder.name,
         "seed": seed,

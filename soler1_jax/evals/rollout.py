@@ -170,13 +170,15 @@ def _watch(
 
 
 def previous_of(state: Any) -> jax.Array | None:
-    """The previous answer that an episode state keeps as `previous`, or None."""
-    return getattr(state, "previous", None)
+    """The previous answer that an episode state keeps, or None.
+
+    A rewarder that sees its own previous answer keeps it, float32 [B] in percent, as
+    the attribute `previous_progress` of its episode state.
+    """
+    return getattr(state, "previous_progress", None)
 
 
 def with_previous(state: Any, value: jax.Array) -> Any:
-    """The same state with another `previous`, float32 [B] in percent."""
-    previous = previous_of(state)
-    value = value.astype(previous.dtype).reshape(previous.shape)
+    """The same state with another previous answer, float32 [B] in percent."""
     replace = getattr(state, "_replace", None) or state.replace
-    return replace(previous=value)
+    return replace(previous_progress=value)

@@ -15,6 +15,7 @@ from soler1_jax.viz import plots
 # What is most worth seeing comes first; the rest follows by name.
 _FIRST = (
     "true_success",
+    "quiet_success",
     "perceived_success",
     "true_progress",
     "error",
@@ -24,8 +25,9 @@ _FIRST = (
     "mae",
 )
 _STEPS = ("env_steps", "steps", "step")
-_IDENTITY = ("task", "rewarder", "algo", "seed", "run", "stage")
-_NOT_CURVES = {"seconds", "iteration", "episodes", "time", *_STEPS, *_IDENTITY}
+_IDENTITY = ("task", "rewarder", "algo", "stage", "seed")
+_NOT_CURVES = {"seconds", "learning_seconds", "iteration", "episodes", "group"}
+_NOT_CURVES |= {*_STEPS, *_IDENTITY}
 _MAX_CHARTS, _MAX_SERIES = 12, 12
 _MAX_POINTS = 400
 
@@ -86,37 +88,51 @@ def _quantities(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 def _series(
     rows: Sequence[Mapping[str, Any]], name: str
 ) -> tuple[list[plots.Series], str]:
+    """A colour for all seeds of one thing: each seed pale, their mean strong."""
     having = [row for row in rows if isinstance(row.get(name), (int, float))]
     steps = next((s for s in _STEPS if all(s in row for row in having)), "step")
-    groups: dict[str, list[Mapping[str, Any]]] = {}
+    groups: dict[str, dict[Any, list[tuple[float, float]]]] = {}
     for row in having:
-        groups.setdefault(_label(row), []).append(row)
-    shown = list(groups.items())[:_MAX_SERIES]
+        runs = groups.setdefault(_label(row), {})
+        line = runs.setdefault((row["source"], row.get("seed")), [])
+        line.append((float(row.get(steps, len(line))), float(row[name])))
     series = []
-    for index, (label, lines) in enumerate(shown):
-        lines = _thinned(lines)
-        series.append(
-            plots.Series(
-                label if len(groups) > 1 else "",
-                [float(row.get(steps, i)) for i, row in enumerate(lines)],
-                [float(row[name]) for row in lines],
-                plots.color_of(index),
-            )
-        )
+    for index, (label, runs) in enumerate(list(groups.items())[:_MAX_SERIES]):
+        color = plots.color_of(index)
+        lines = [_thinned(line) for line in runs.values()]
+        if len(lines) > 1:
+            series += [_as_series("", line, color, faint=True) for line in lines]
+            lines = [_mean(lines)]
+        shown = label if len(groups) > 1 else ""
+        series.append(_as_series(shown, lines[0], color))
     return series, steps
 
 
-def _thinned(lines: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    stride = -(-len(lines) // _MAX_POINTS)
-    return lines[::stride]
+def _as_series(
+    name: str, line: list[tuple[float, float]], color: str, faint: bool = False
+) -> plots.Series:
+    x, y = [p[0] for p in line], [p[1] for p in line]
+    # The upper bound is told apart by more than a colour.
+    dashed = "oracle" in name
+    return plots.Series(name, x, y, color, faint=faint, dashed=dashed)
+
+
+def _mean(lines: list[list[tuple[float, float]]]) -> list[tuple[float, float]]:
+    """Mean of the lines at every x that all of them have, or at any of the first."""
+    values: dict[float, list[float]] = {}
+    for line in lines:
+        for x, y in line:
+            values.setdefault(x, []).append(y)
+    shared = [x for x in sorted(values) if len(values[x]) == len(lines)]
+    return [(x, sum(values[x]) / len(values[x])) for x in shared or sorted(values)]
+
+
+def _thinned(line: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    return line[:: -(-len(line) // _MAX_POINTS)]
 
 
 def _label(row: Mapping[str, Any]) -> str:
-    said = [
-        str(row[k]) if k in ("task", "rewarder", "stage") else f"{k} {row[k]}"
-        for k in _IDENTITY
-        if k in row
-    ]
+    said = [str(row[k]) for k in _IDENTITY if k in row and k != "seed"]
     if row["source"] != "." and not said:
         said = [row["source"]]
     return ", ".join(said)

@@ -18,14 +18,14 @@ _SPLIT_NAMES = {
 _COLUMNS = {
     "mae": "MAE, %",
     "pearson": "Pearson",
+    "pearson_moving": "Pearson, moving",
+    "pearson_pooled": "Pearson, pooled",
     "spearman": "Spearman",
     "kendall_tau_a": "Kendall τₐ",
     "voc_success": "VOC solved",
     "voc_failure": "VOC failed",
     "auc_highest": "AUC of highest",
-    "auc_last": "AUC of last",
     "perceived_success": "perceived, %",
-    "true_success": "true, %",
     "hack_rate": "hacked",
 }
 _PERCENT = (-5.0, 105.0)
@@ -69,8 +69,11 @@ def _split_section(
         _claims(figures["claims"]),
         note=(
             f"{figures['episodes']} episodes, {figures['queries']} queries, "
-            f"{100 * figures['success_rate']:.0f} % of the episodes solve the task. "
-            "Correlations are taken inside each episode; constant answers count as 0."
+            f"{100 * figures['success_rate']:.0f} % of the episodes solve the task; "
+            f"true success is {figures['true_success']:.0f} %. "
+            "Correlations are taken inside each episode; constant answers count as 0. "
+            "Moving: episodes whose true progress spans 5 % or more. Pooled: over all "
+            "queries at once."
         ),
     )
 
@@ -79,6 +82,10 @@ def _comparison(
     name: str, figures: Mapping[str, Any], controls: Mapping[str, Any]
 ) -> str:
     rows = [[name, *(figures[k] for k in _COLUMNS)]]
+    rows += [
+        [f"{name}, {readout}", *(values[k] for k in _COLUMNS)]
+        for readout, values in figures["readouts"].items()
+    ]
     rows += [
         [f"control: {control}", *(values[k] for k in _COLUMNS)]
         for control, values in controls.items()
@@ -130,9 +137,9 @@ def _claims(claims: Mapping[str, Any]) -> str:
     for kind, row in claims.items():
         above = (row["accuracy"] or 0) > (row["majority"] or 0)
         mark = f'<span class="{"right" if above else "wrong"}"></span>'
-        keys = ("accuracy", "majority", "precision", "stated", "due")
+        keys = ("accuracy", "majority", "coverage", "stated", "due")
         rows.append([kind, *(row[k] for k in keys), Raw(mark)])
-    header = ["claim", "true of due", "majority rate", "true of said", "said", "due"]
+    header = ["claim", "true", "majority rate", "said where due", "said", "due"]
     return "<h3>What its thoughts claim, against the commonest answer</h3>" + table(
         [*header, "above"], rows
     )
@@ -147,7 +154,10 @@ def _thoughts(samples: list[Mapping[str, Any]]) -> str:
             f"{html.escape(c['kind'])}: {html.escape(c['said'])}</span>"
             for c in sample["claims"]
         )
-        answer = f"{sample['predicted']:.0f} % (true {sample['true']:.0f})"
+        answer = Raw(
+            f'<span class="said">{sample["predicted"]:.0f} %</span><br>'
+            f'<span class="soft">true {sample["true"]:.0f}</span>'
+        )
         where = f"{sample['sentence']}, query {sample['query']}"
         rows.append([where, sample["thought"], Raw(chips), answer])
     return section(

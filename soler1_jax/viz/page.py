@@ -31,15 +31,18 @@ padding:10px 14px}.tile b{display:block;font-size:22px;font-weight:650}
 .scroll{overflow-x:auto;background:var(--card);border:1px solid var(--rule);
 border-radius:8px}
 table{border-collapse:collapse;width:100%;font-size:14px}
-td,th{padding:6px 12px;text-align:right;border-bottom:1px solid var(--rule);
+td,th{padding:6px 9px;text-align:right;border-bottom:1px solid var(--rule);
 font-variant-numeric:tabular-nums;white-space:nowrap}
-th{color:var(--soft);font-weight:600;font-size:12.5px}
-td:first-child,th:first-child{text-align:left}tr:last-child td{border-bottom:0}
+th{color:var(--soft);font-weight:600;font-size:12.5px;white-space:normal;
+line-height:1.25;vertical-align:bottom}
+td:first-child,th:first-child,td.word,th.word{text-align:left}
+tr:last-child td{border-bottom:0}
 tr.strong td{font-weight:650}table.text td{white-space:normal;text-align:left;
 vertical-align:top}table.text th{text-align:left}
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(440px,100%),1fr));
-gap:14px}.chart{margin:0;background:var(--card);border:1px solid var(--rule);
-border-radius:8px;padding:10px 12px 8px}.chart svg{width:100%;height:auto;display:block}
+gap:14px;margin-top:14px}.chart{margin:0;background:var(--card);
+border:1px solid var(--rule);border-radius:8px;padding:10px 12px 8px}
+.chart svg{width:100%;height:auto;display:block}
 .chart figcaption{font-weight:600;font-size:14px;margin-bottom:4px}
 .grid{stroke:var(--rule);stroke-width:1}.zero{stroke:var(--soft);stroke-width:1}
 .diagonal{stroke:var(--soft);stroke-dasharray:4 4}
@@ -50,6 +53,8 @@ stroke-linejoin:round;stroke-linecap:round}.faint{stroke-width:1.2;opacity:.45}
 .legend{display:flex;flex-wrap:wrap;gap:4px 16px;font-size:13px;color:var(--soft)}
 .key i{display:inline-block;width:18px;border-top:3px solid var(--c);margin-right:6px;
 vertical-align:middle}.key i.dashed{border-top-style:dashed}
+.key i.dot{width:11px;height:11px;border:2px solid var(--c);border-radius:50%;
+background:var(--c)}.key i.ring{background:none}
 .episode{background:var(--card);border:1px solid var(--rule);border-radius:10px;
 padding:16px;margin:0 0 18px}.episode h3{margin:0 0 2px}
 .episode .chart{border:0;padding:0}
@@ -161,10 +166,17 @@ def table(
     """
     if not rows:
         return ""
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in header)
+    kinds = [" class=word" if isinstance(value, str) else "" for value in rows[0]]
+    head = "".join(
+        f"<th{kind}>{html.escape(name)}</th>"
+        for name, kind in zip(header, kinds, strict=True)
+    )
     body = "".join(
         f"<tr{' class=strong' if i == strong else ''}>"
-        + "".join(f"<td>{cell(value)}</td>" for value in row)
+        + "".join(
+            f"<td{kind}>{cell(value)}</td>"
+            for value, kind in zip(row, kinds, strict=True)
+        )
         + "</tr>"
         for i, row in enumerate(rows)
     )

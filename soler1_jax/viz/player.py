@@ -4,12 +4,14 @@ The film is one lossless picture of all frames side by side, so that stepping th
 it is exact and needs no video decoder.
 """
 
+import dataclasses
 import html
 import json
 from collections.abc import Iterator
 
 import numpy as np
 
+from soler1_jax.data import text
 from soler1_jax.viz import plots
 from soler1_jax.viz.episodes import EpisodeView
 from soler1_jax.viz.video import film_strip, png_uri
@@ -25,7 +27,9 @@ def player(episode: EpisodeView, name: str) -> str:
       episode: what to show; longer ones are thinned to 121 frames.
       name: unique on the page; letters, digits and dashes.
     """
-    episode = _thinned(episode)
+    episode = _thinned(
+        dataclasses.replace(episode, thoughts=[spoken(t) for t in episode.thoughts])
+    )
     count = len(episode.frames)
     data = {
         "said": [round(float(p)) for p in episode.predicted],
@@ -46,6 +50,12 @@ def player(episode: EpisodeView, name: str) -> str:
         f'{curve(episode)}</div><p class="now"></p>{_shots(episode, name)}'
         f'<script type="application/json">{script}</script></article>'
     )
+
+
+def spoken(said: str) -> str:
+    """The thought of a completion, or the text itself if it is no completion."""
+    parts = text.split_completion(said)
+    return parts[0] if parts else said
 
 
 def curve(episode: EpisodeView) -> str:
@@ -82,15 +92,13 @@ def _thinned(episode: EpisodeView) -> EpisodeView:
         return episode
     even = np.linspace(0, count - 1, _MAX_FRAMES - len(episode.queries)).astype(int)
     keep = sorted({*even.tolist(), *episode.queries[: _MAX_FRAMES - 2]})
-    return EpisodeView(
+    return dataclasses.replace(
+        episode,
         frames=episode.frames[keep],
         predicted=episode.predicted[keep],
         true=episode.true[keep],
         thoughts=[episode.thoughts[t] for t in keep],
-        task=episode.task,
         wrist=None if episode.wrist is None else episode.wrist[keep],
-        success=episode.success,
-        title=episode.title,
     )
 
 

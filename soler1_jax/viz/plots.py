@@ -98,7 +98,8 @@ def line_chart(
             f'<line class="cursor" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" '
             f'y2="{HEIGHT - _BOTTOM}"/>'
         )
-    return _figure(parts, title, _legend([(s.name, s.color, s.dashed) for s in series]))
+    named = [(s.name, s.color, "dashed" * s.dashed) for s in series]
+    return _figure(parts, title, _legend(named))
 
 
 def scatter_chart(
@@ -129,14 +130,21 @@ def scatter_chart(
             f'y2="{scale.down(high):.1f}"/>'
         )
     for x, y, label, group in points:
-        color = color_of(groups.index(group))
+        index = groups.index(group)
+        color = color_of(index)
+        fill = color if _kind(index) == "dot" else "none"
         parts.append(
             f'<circle cx="{scale.across(x):.1f}" cy="{scale.down(y):.1f}" r="5" '
-            f'style="fill:{color}" fill-opacity=".75">'
+            f'style="fill:{fill};stroke:{color};stroke-width:2" fill-opacity=".6">'
             f"<title>{html.escape(label)}: {x:.0f}, {y:.0f}</title></circle>"
         )
-    named = [(g, color_of(i), False) for i, g in enumerate(groups)]
+    named = [(g, color_of(i), _kind(i)) for i, g in enumerate(groups)]
     return _figure(parts, title, _legend(named))
+
+
+def _kind(index: int) -> str:
+    """Marker of the index-th group: colours repeat as rings."""
+    return "dot" if index // SERIES_COLORS % 2 == 0 else "dot ring"
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
@@ -223,12 +231,13 @@ def _line(one: Series, scale: _Scale) -> str:
     return "".join(drawn)
 
 
-def _legend(named: Sequence[tuple[str, str, bool]]) -> str:
-    entries = dict((name, (color, dashed)) for name, color, dashed in named if name)
+def _legend(named: Sequence[tuple[str, str, str]]) -> str:
+    """Keys for (name, color, marker class); unnamed ones are left out."""
+    entries = {name: (color, kind) for name, color, kind in named if name}
     return "".join(
-        f'<span class="key"><i class="{"dashed" if dashed else ""}" '
-        f'style="--c:{color}"></i>{html.escape(name)}</span>'
-        for name, (color, dashed) in entries.items()
+        f'<span class="key"><i class="{kind}" style="--c:{color}"></i>'
+        f"{html.escape(name)}</span>"
+        for name, (color, kind) in entries.items()
     )
 
 

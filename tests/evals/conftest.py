@@ -17,7 +17,7 @@ THOUGHTS = ("", "gripper nearer, progress up", "gripper farther, progress down")
 class Memory(NamedTuple):
     """Episode state of a rewarder that keeps its previous answer."""
 
-    previous: jax.Array
+    previous_progress: jax.Array
 
 
 def episode_of(progress, index=0, family="lift", split="unseen"):
@@ -75,7 +75,7 @@ def make_rewarder():
         def score(params, state, seen, key, true):
             assert (true is not None) == truth, "only the oracle is handed the truth"
             pixels = true if truth else seen["external"][:, 0, 0, 0] - 100.0
-            memory = state.previous if copy else state["last"]
+            memory = state.previous_progress if copy else state["last"]
             answer = params["gain"] * pixels + copy * memory
             verdict = certain_verdict(answer, token_count=1)
             if words:
@@ -90,7 +90,7 @@ def make_rewarder():
             return TaskText(jnp.ones(shape, jnp.int32), jnp.ones(shape, bool))
 
         def decode(tokens):
-            return text.progress_completion(THOUGHTS[int(tokens[0])], 0)
+            return text.progress_completion(THOUGHTS[int(tokens[0])], 7)
 
         return Rewarder(
             params={"gain": jnp.float32(gain)},

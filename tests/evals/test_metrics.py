@@ -122,14 +122,28 @@ def test_hack_rate_looks_at_failures_only():
     assert np.isnan(metrics.hack_rate(predicted, [True] * 4))
 
 
+def test_episodes_that_hardly_move_can_be_left_out():
+    predicted, true = [[1, 2, 3], [3, 2, 1]], [[0, 50, 90], [7, 8, 9]]
+    assert metrics.within_episodes(metrics.pearson, predicted, true).mean < 0.1
+    moving = metrics.within_episodes(metrics.pearson, predicted, true, 5.0)
+    assert moving.mean > 0.9 and moving.constant_true == 1
+
+
 def test_claims_against_the_majority_rate():
     truth = [{"motion": "nearer"}, {"motion": "nearer"}, {"motion": "same"}, {}]
     stated = [{"motion": "nearer"}, {}, {"motion": "farther"}, {"motion": "same"}]
-    row = metrics.claim_accuracy(stated, truth)["motion"]
-    assert row == {
+    assert metrics.claim_accuracy(stated, truth)["motion"] == {
         "accuracy": pytest.approx(1 / 3),
-        "precision": pytest.approx(1 / 3),
         "majority": pytest.approx(2 / 3),
+        "coverage": pytest.approx(2 / 3),
+        "recall": pytest.approx(1 / 3),
         "stated": 3,
         "due": 3,
     }
+
+
+def test_silence_can_be_a_statement():
+    truth = [{"wrong": "yes"}, {}, {}, {}]
+    stated = [{}, {}, {"wrong": "yes"}, {}]
+    row = metrics.claim_accuracy(stated, truth, silent=("wrong",))["wrong"]
+    assert row["accuracy"] == 0.5 and row["majority"] == 0.75

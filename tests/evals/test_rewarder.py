@@ -78,15 +78,8 @@ def test_thoughts_are_checked_against_the_facts(make_rewarder, episodes):
     step = np.diff(true, axis=1)
     assert claims["trend"]["accuracy"] == pytest.approx(np.mean(np.abs(step) > 2))
     assert claims["trend"]["stated"] == step.size
-    assert claims["contact"] == pytest.approx(
-        {
-            "accuracy": 0.0,
-            "precision": None,
-            "majority": 1.0,
-            "stated": 0,
-            "due": step.size,
-        }
-    )
+    assert claims["contact"]["accuracy"] is None
+    assert claims["contact"]["coverage"] == 0 and claims["contact"]["majority"] == 1
     drawn = result["samples"]
     assert len(drawn) == min(50, step.size)
     for row in drawn:
@@ -98,3 +91,12 @@ def test_thoughts_are_checked_against_the_facts(make_rewarder, episodes):
 def test_wordless_rewarders_have_no_claims(make_rewarder, episodes):
     result = _result(make_rewarder(), episodes)
     assert result["splits"]["unseen"]["claims"] == {} and result["samples"] == []
+
+
+def test_the_number_in_the_words_is_judged_beside_the_read_out(make_rewarder, episodes):
+    result = _result(make_rewarder(words=True), episodes)
+    readouts = result["splits"]["unseen"]["readouts"]
+    # The fake's words always end in 7, whatever its progress.
+    true = np.stack([e.progress[1:] for e in episodes])
+    assert readouts["stated number"]["mae"] == pytest.approx(np.abs(true - 7).mean())
+    assert readouts["expected value"]["mae"] == pytest.approx(0, abs=1e-3)
