@@ -61,7 +61,7 @@ class Args:
 
 def run(args: Args) -> None:
     """Trains and writes the run folder."""
-    from soler1_jax.checkpoints.store import CheckpointStore
+    from soler1_jax.checkpoints.manager import CheckpointStore
     from soler1_jax.common import compile_cache
     from soler1_jax.common.run import Run, command_line
     from soler1_jax.model.functional import Functional

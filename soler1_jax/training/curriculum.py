@@ -193,7 +193,7 @@ def make_stages(
             data = batches.dataset(
                 episodes, tokenizer, curriculum.batch(name), curriculum.seed + index
             )
-            stages.append(Stage(name, count, steps[name], _reader(data, name)))
+            stages.append(Stage(name, count, steps[name], reader(data, name)))
     return stages
 
 
@@ -215,7 +215,8 @@ _UNASKED = _UNSEEN | {"prompt_ids", "prompt_mask", "completion_ids", "completion
 _UNASKED |= {"shown", "shown_mask", "progress", "previous", "source", "claims"}
 
 
-def _reader(data: Any, stage: str) -> Callable[[int], feed.Batch]:
+def reader(data: Any, stage: str) -> Callable[[int], feed.Batch]:
+    """Step -> batch, without the arrays that the stage does not look at."""
     dropped = _UNASKED if stage == "perception" else _UNSEEN
 
     def read(step: int) -> feed.Batch:

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from soler1_jax.checkpoints.folder import save_model
+from soler1_jax.checkpoints.store import save_model
 from soler1_jax.common.run import read_json, write_json
 from soler1_jax.model.functional import Functional, Params, parameter_count
 from soler1_jax.tokenizers.sentencepiece import Tokenizer

@@ -1,14 +1,14 @@
 """What a run starts from, as the user names it: data, tokenizer, model, mesh."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
-from soler1_jax.checkpoints.folder import load_model
+from soler1_jax.checkpoints.store import load_metadata, load_model
 from soler1_jax.common import mesh as meshes
 from soler1_jax.common.errors import UserError, require_positive
 from soler1_jax.data.records import Episode
@@ -30,12 +30,24 @@ class Start:
       config: of a stored model; None for a preset, which its tokenizer sizes.
       params: stored weights, or None to draw them.
       tokenizer: stored with the weights, or None.
+      metadata: stored with the weights.
     """
 
     name: str
     config: ModelConfig | None = None
     params: Any = None
     tokenizer: Tokenizer | None = None
+    metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def load_start(folder: Path) -> Start:
+    """Loads a model folder.
+
+    Raises:
+      UserError: it is missing or damaged.
+    """
+    metadata = {k: v for k, v in load_metadata(folder).items() if k != "sha256"}
+    return Start(str(folder), *load_model(folder), metadata)
 
 
 def starting_point(name: str) -> Start:
@@ -45,7 +57,7 @@ def starting_point(name: str) -> Start:
       UserError: the folder is damaged, or the name is neither.
     """
     if Path(name).is_dir():
-        return Start(name, *load_model(name))
+        return load_start(Path(name))
     preset(name, vocab_size=64)
     return Start(name)
 

@@ -20,6 +20,8 @@ from soler1_jax.sampling.grammar import Grammar
 from soler1_jax.sampling.loop import generate
 from soler1_jax.sampling.methods import Method
 from soler1_jax.training import grpo, rewards
+from soler1_jax.training.grpo import GrpoConfig
+from soler1_jax.training.rewards import RewardConfig
 from soler1_jax.training.sft import Batch, Bind, LossFn, Metrics, ask, flatten
 from soler1_jax.training.state import TrainState, apply_gradients, step_key
 
@@ -37,8 +39,8 @@ class RlvrConfig:
         maps and bins in place while the words change; 0 as in the paper.
     """
 
-    grpo: grpo.GrpoConfig = grpo.GrpoConfig()
-    rewards: rewards.RewardConfig = rewards.RewardConfig()
+    grpo: GrpoConfig = GrpoConfig()
+    rewards: RewardConfig = RewardConfig()
     updates: int = 1
     supervised: float = 0.0
 
@@ -74,7 +76,7 @@ def _logprobs(
     return grpo.token_logprobs(masked, tokens, sampling.method.temperature)
 
 
-def sampling_of(config: grpo.GrpoConfig, grammar: Grammar) -> Sampling:
+def sampling_of(config: GrpoConfig, grammar: Grammar) -> Sampling:
     """Temperature and top-p of the settings."""
     method = Method(temperature=config.temperature, top_p=config.top_p)
     return Sampling(grammar, method)

@@ -22,8 +22,11 @@ from soler1_jax.training import (
     state,
     validation,
 )
+from soler1_jax.training.curriculum import CurriculumConfig
 from soler1_jax.training.keeper import Keeper
+from soler1_jax.training.loop import LoopConfig
 from soler1_jax.training.materials import check_data
+from soler1_jax.training.optimizer import OptimizerConfig
 
 EXAM_BATCH = 16
 
@@ -52,10 +55,10 @@ class Settings:
       seed: of the initial weights and of random choices in a step.
     """
 
-    curriculum: curriculum.CurriculumConfig
+    curriculum: CurriculumConfig
     losses: sft.SftConfig = sft.SftConfig()
-    optimizer: optimizer.OptimizerConfig = optimizer.OptimizerConfig()
-    loop: loop.LoopConfig = loop.LoopConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    loop: LoopConfig = LoopConfig()
     seed: int = 0
 
 
@@ -150,21 +153,23 @@ class Examiner:
         grammar = progress_grammar(functions.config.text.vocab_size, budget)
         self._answer = validation.make_answer(functions.module, grammar)
 
+    def figures(self, params: Params) -> dict[str, float]:
+        """Examines; see validation.examine. Empty without episodes."""
+        if self._exam is None:
+            return {}
+        decode = self._keeper.tokenizer.decode
+        return validation.examine(self._answer, params, self._exam, decode)
+
     def __call__(
         self, stage: str, step: int, current: state.TrainState
     ) -> dict[str, float]:
         """Examines; saves the model if no earlier one of the run was better."""
         if stage == "perception":
             return {}
-        figures = {}
-        if self._exam is not None:
-            figures = validation.examine(
-                self._answer, current.params, self._exam, self._keeper.tokenizer.decode
-            )
-        merit = figures.get("pearson", 0.0)
-        facts = {"stage": stage, "step": step, "unseen": figures}
-        self._keeper.consider(current.params, merit, facts)
-        return figures
+        found = self.figures(current.params)
+        facts = {"stage": stage, "step": step, "unseen": found}
+        self._keeper.consider(current.params, found.get("pearson", 0.0), facts)
+        return found
 
 
 # `<think>`, `</think>`, `<answer>`, sign, three digits, `</answer>`, end.

@@ -1,0 +1,132 @@
+"""Improve a model with rewards that can be verified (GRPO).
+
+The model writes several completions of each progress query; form, number and the truth
+of what its thought claims are paid for. Writes metrics.jsonl, checkpoints and the best
+model in OUT/model; the same command continues after an interruption.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Args:
+    """What `soler1 rlvr` does."""
+
+    model: Path
+    """Model folder to start from, e.g. that of `soler1 sft`."""
+    data: Path
+    """Training data set, made by `soler1 synth`."""
+    out: Path
+    """Run folder."""
+    unseen: Path | None = None
+    """Data set of unseen tasks; the model is examined on it and the best one kept."""
+    exam_episodes: int = 64
+    """Episodes in an examination."""
+    steps: int = 60
+    """Steps, each on new samples."""
+    learning_rate: float = 1e-4
+    """Peak of the cosine; the paper's 1e-6 is for eight billion parameters."""
+    episodes: int = 4
+    """Episodes in a batch."""
+    queries: int = 4
+    """Queries of each of them."""
+    group: int = 8
+    """Completions of each query."""
+    temperature: float = 0.7
+    """Of sampling."""
+    top_p: float = 0.9
+    """Share of probability that sampling keeps."""
+    tau: float = 10.0
+    """Error in percent at which the reward of the number falls to 1/e."""
+    claims: float = 0.5
+    """Reward of a thought whose claims are all there and all true."""
+    kl: float = 0.0
+    """Weight of the divergence from the model it starts from."""
+    dr: bool = False
+    """Dr. GRPO: neither the group's spread nor the length divides."""
+    updates: int = 1
+    """Gradient steps on each set of samples."""
+    supervised: float = 0.1
+    """Weight of the supervised loss beside the rewards; the paper has none."""
+    seed: int = 1
+    """Of batches and samples."""
+    mesh: str | None = None
+    """Devices along data,fsdp,tensor, e.g. 4,1,1; by default all on data."""
+    log_every: int = 1
+    """Steps between two lines of metrics.jsonl."""
+    save_every: int = 20
+    """Steps between two checkpoints."""
+    watch_every: int = 20
+    """Steps between two examinations."""
+
+
+_MAY_CHANGE = ("log_every", "save_every", "watch_every", "exam_episodes", "unseen")
+
+
+def run(args: Args) -> None:
+    """Trains and writes the run folder."""
+    from soler1_jax.checkpoints.manager import CheckpointStore
+    from soler1_jax.common import compile_cache
+    from soler1_jax.common.errors import require_positive
+    from soler1_jax.common.run import Run, command_line
+    from soler1_jax.model.functional import Functional
+    from soler1_jax.training import improve, materials, supervise
+    from soler1_jax.training.keeper import Keeper
+
+    require_positive("--steps", args.steps)
+    settings = _settings(args)
+    compile_cache.enable()
+    mesh = materials.make_mesh(args.mesh)
+    start = materials.load_start(args.model)
+    episodes = materials.open_episodes(args.data)
+    exam = materials.exam_episodes(args.unseen, args.exam_episodes)
+    folder = Run(args.out, "rlvr", args, may_change=_MAY_CHANGE)
+    functions = Functional(materials.model_config(start, start.tokenizer))
+    learner = supervise.Learner(functions, start.tokenizer, start.params)
+    settings = improve.fit(settings, learner, episodes)
+    metadata = {"command": command_line(), "from": start.metadata}
+    keeper = Keeper(args.out, functions, start.tokenizer, metadata)
+    state, seconds = improve.improve(
+        settings,
+        learner,
+        episodes,
+        supervise.Place(folder, CheckpointStore(args.out / "checkpoints"), mesh),
+        supervise.Examiner(keeper, exam, settings.batch),
+    )
+    folder.finish(keeper.finish(state.params, int(state.step), seconds))
+    print(f"{args.out}: {int(state.step)} steps in {seconds:.0f} s, see model/")
+
+
+def _settings(args: Args) -> Any:
+    from soler1_jax.data.batches import BatchConfig
+    from soler1_jax.training import grpo, improve, loop, optimizer, rewards, rlvr
+
+    return improve.Settings(
+        steps=args.steps,
+        batch=BatchConfig(episodes=args.episodes, queries=args.queries),
+        rlvr=rlvr.RlvrConfig(
+            grpo=grpo.GrpoConfig(
+                group=args.group,
+                temperature=args.temperature,
+                top_p=args.top_p,
+                kl=args.kl,
+                dr=args.dr,
+            ),
+            rewards=rewards.RewardConfig(tau=args.tau, claims=args.claims),
+            updates=args.updates,
+            supervised=args.supervised,
+        ),
+        optimizer=optimizer.OptimizerConfig(
+            learning_rate=args.learning_rate, warmup_steps=5, weight_decay=0.0
+        ),
+        loop=loop.LoopConfig(
+            log_every=args.log_every,
+            save_every=args.save_every,
+            watch_every=args.watch_every,
+        ),
+        seed=args.seed,
+    )
