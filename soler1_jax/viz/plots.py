@@ -162,7 +162,7 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
 def _fit(series: Sequence[Series], axes: Axes) -> _Scale:
     def span(given: tuple[float, float] | None, names: str) -> tuple[float, float]:
         if given is not None:
-            return given
+            return given if given[1] > given[0] else (given[0], given[0] + 1.0)
         values = np.concatenate(
             [np.asarray(getattr(s, names), np.float64) for s in series] or [[0.0]]
         )

@@ -64,8 +64,10 @@ def test_scatter_has_a_dot_and_a_tooltip_each():
 
 
 def test_a_chart_of_nothing_or_of_a_constant_is_drawn():
-    for series in ([], [plots.Series("a", [0, 1], [3, 3])]):
+    flat = plots.Series("a", [0, 0], [3, 3])
+    for series in ([], [flat], [plots.Series("a", [0, 1], [np.nan, np.nan])]):
         _svg(plots.line_chart(series, plots.Axes()))
+    _svg(plots.line_chart([flat], plots.Axes(x_range=(0, 0), y_range=(3, 3))))
 
 
 @hypothesis.given(st.floats(-1e6, 1e6), st.floats(1e-3, 1e6), st.integers(2, 10))

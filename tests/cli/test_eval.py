@@ -1,0 +1,121 @@
+"""`soler1 eval` and `soler1 report`: figures, a page, one line for each mistake."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from soler1_jax import cli
+from soler1_jax.data import records
+from soler1_jax.evals import rewarder as evals
+
+
+def _episode(index, split):
+    rng = np.random.default_rng(index)
+    facts = np.zeros((9, len(records.FACTS)), np.float32)
+    progress = np.linspace(0, 100 * (index % 2) or 40, 9) + rng.normal(size=9)
+    facts[:, records.FACTS.index("progress")] = np.clip(progress, -100, 100)
+    facts[:, records.FACTS.index("success")] = progress > 95
+    frames = rng.integers(0, 256, (9, 16, 16, 3), np.uint8)
+    return records.Episode(
+        name=f"{split}-{index}",
+        task="lift-red-cube",
+        sentence="lift the red cube",
+        family="lift" if index % 3 else "door",
+        verb="lift",
+        noun="cube",
+        split=split,
+        level=0,
+        stride=5,
+        external=frames,
+        wrist=frames,
+        semantic=np.zeros((9, 16, 16), np.uint8),
+        names=("",) * 8,
+        named=2,
+        colors=np.zeros(8, np.int32),
+        shapes=np.zeros(8, np.int32),
+        facts=facts,
+        queries=(),
+    )
+
+
+@pytest.fixture(autouse=True)
+def _stored_episodes(monkeypatch):
+    """Episodes without a simulator, which takes minutes to compile."""
+    monkeypatch.setattr(
+        evals,
+        "evaluation_episodes",
+        lambda folder, split, count, seed: [_episode(i, split) for i in range(count)],
+    )
+
+
+def _eval(*words):
+    cli.main(["eval", *map(str, words)])
+
+
+def test_a_rewarder_is_reported_beside_its_controls(tmp_path, capsys):
+    out = tmp_path / "out"
+    counts = ("--episodes", 10, "--seen-episodes", 6)
+    _eval("rewarder", "--rewarder", "oracle", "--out", out, *counts)
+    result = json.loads((out / "result.json").read_text())
+    assert result["mae"] == 0 and result["pearson"] == pytest.approx(1)
+    assert result["splits"]["unseen"]["episodes"] == 10
+    assert result["splits"]["train"]["episodes"] == 6
+    for control in result["controls"]["unseen"].values():
+        assert control["mae"] > 1
+    assert set(result["controls"]["unseen"]) == {"random", "time", "frozen", "zero"}
+    page = (out / "report.html").read_text()
+    for word in ("control: frozen", "Per family", "smallest error", "door"):
+        assert word in page, word
+    assert "frozen" in capsys.readouterr().out
+    assert len(list((out / "episodes").glob("*.npz"))) == 6
+    again = tmp_path / "again.html"
+    cli.main(["report", str(out), "--out", str(again)])
+    assert again.read_text() == page
+
+
+def test_thoughts_reach_the_page_with_their_verdicts(tmp_path, monkeypatch):
+    from soler1_jax.reward import baselines, load
+
+    def talkative():
+        quiet = baselines.oracle()
+
+        def score(*inputs):
+            state, verdict = quiet.score(*inputs)
+            tokens = np.ones((verdict.progress.shape[0], 1), np.int32)
+            return state, dataclasses.replace(verdict, tokens=tokens)
+
+        said = "<think> gripper farther, progress up </think><answer>+040</answer>"
+        return quiet.replace(score=score, decode=lambda tokens: said, name="talk")
+
+    monkeypatch.setattr(
+        load,
+        "load_rewarder",
+        lambda spec: talkative() if spec == "talk" else getattr(baselines, spec)(),
+    )
+    words = ("--episodes", 8, "--seen-episodes", 0, "--out", tmp_path / "out")
+    _eval("rewarder", "--rewarder", "talk", *words)
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert len(result["samples"]) == 50
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert '<span class="chip wrong" title="truth: same">motion: farther' in page
+    assert '<span class="chip right" title="truth: up">trend: up' in page
+    assert "stated number" in page
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["rewarder", "--episodes", "0"], "episodes"),
+        (["rewarder", "--seed", "-3"], "negative"),
+        (["rewarder", "--batch", "0"], "batch"),
+        (["rewarder", "--rewarder", "orakel"], "oracle"),
+        (["videos", "nowhere", "--rewarder", "time"], "folder"),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path, capsys, words, message):
+    with pytest.raises(SystemExit) as stop:
+        _eval(*words, "--out", tmp_path / "out")
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and said.count("\n") == 1 and message in said
