@@ -13,11 +13,12 @@ import jax
 import jax.numpy as jnp
 
 from soler1_jax.envs import fixtures
+from soler1_jax.envs.dice import Dice
 from soler1_jax.envs.tasks import TaskTable
 
 Array = jax.Array
 
-CANDIDATES = 32
+CANDIDATES = 24
 TABLE_X = 0.17
 OBJECT_Y = (-0.17, 0.06)
 PUSH_ROOM = 0.10
@@ -75,9 +76,9 @@ def _handle_xy(
     return (pose.position + turn)[:2]
 
 
-def _pick(key: Array, low: Array, high: Array, others: Array, clear: Array) -> Array:
+def _pick(dice: Dice, low: Array, high: Array, others: Array, clear: Array) -> Array:
     """Return the first candidate [2] that keeps `clear` [M] from `others` [M, 2]."""
-    spots = jax.random.uniform(key, (CANDIDATES, 2), minval=low, maxval=high)
+    spots = dice.uniform((CANDIDATES, 2), low, high)
     apart = jnp.linalg.norm(spots[:, None] - others[None], axis=-1) - clear
     return spots[jnp.argmax(jnp.minimum(apart.min(axis=1), 0.0))]
 
@@ -91,7 +92,7 @@ def _object_box(row: TaskTable) -> tuple[Array, Array]:
 
 
 def draw(
-    key: Array,
+    dice: Dice,
     row: TaskTable,
     rows: tuple[fixtures.Fixture, fixtures.Fixture],
     present: tuple[Array, Array],
@@ -100,13 +101,12 @@ def draw(
     """Draw places for a task.
 
     Args:
-      key: a PRNG key.
+      dice: where random numbers come from.
       row: one row of `tasks.table()`.
       rows: the sliding and the hinged fixture, scaled; at most one is there.
       present: bool [] for each of them.
       travel: float32 [], the fixture's travel fraction at the start.
     """
-    keys = jax.random.split(key, 7)
     slides = present[0]
     there = present[0] | present[1]
     kind = jax.tree.map(
@@ -114,9 +114,9 @@ def draw(
     )
     span, front, rear = kind
     x_limit = jnp.maximum(0.2 - span, 0.03)
-    x = jax.random.uniform(keys[0], minval=-1.0, maxval=1.0) * x_limit
-    y = front + jax.random.uniform(keys[1]) * (rear - front)
-    yaw = jax.random.uniform(keys[2], minval=-YAW, maxval=YAW)
+    x = dice.uniform((), -1.0, 1.0) * x_limit
+    y = front + dice.uniform() * (rear - front)
+    yaw = dice.uniform((), -YAW, YAW)
     pose = Pose(jnp.stack([x, y, jnp.zeros_like(x)]), yaw)
 
     far = jnp.asarray([10.0, 10.0])
@@ -129,7 +129,7 @@ def draw(
     fixture_clear = jnp.asarray([0.13, 0.1, 0.1, 0.1])
 
     gripper = _pick(
-        keys[3],
+        dice,
         jnp.asarray(GRIPPER_LOW),
         jnp.asarray(GRIPPER_HIGH),
         handles[0][None],
@@ -138,12 +138,12 @@ def draw(
     low, high = _object_box(row)
     others = jnp.concatenate([fixture, gripper[None]])
     clear = jnp.append(fixture_clear, GRIPPER_CLEAR)
-    first = _pick(keys[4], low, high, others, clear)
+    first = _pick(dice, low, high, others, clear)
 
     low, high = _object_box(row._replace(push=jnp.zeros(2)))
     others = jnp.concatenate([fixture, first[None]])
-    plate = _pick(keys[5], low, high, others, jnp.append(fixture_clear, PLATE_CLEAR))
+    plate = _pick(dice, low, high, others, jnp.append(fixture_clear, PLATE_CLEAR))
     others = jnp.concatenate([fixture, first[None], plate[None]])
     clear = jnp.concatenate([fixture_clear, jnp.full(2, OBJECT_CLEAR)])
-    second = _pick(keys[6], low, high, others, clear)
+    second = _pick(dice, low, high, others, clear)
     return Places(pose, gripper, jnp.stack([first, second]), plate)

@@ -84,7 +84,7 @@ def _finger(name: str, side: int) -> str:
           limited="true" range="0 {FINGER_TRAVEL}"/>
         <geom name="{name}_tip" type="sphere" size="{TIP_RADIUS}"
           rgba=".12 .12 .14 1"/>
-        <geom name="{name}_shaft" type="box" pos="0 0 .035" size=".007 .01 .035"
+        <geom name="{name}_shaft" type="box" pos="0 0 .04" size=".007 .009 .04"
           rgba=".55 .57 .6 1"/>
       </body>"""
 
@@ -98,7 +98,7 @@ def _gripper() -> str:
     <body name="gripper" gravcomp="1">
       <inertial pos="0 0 0" mass="0.5" diaginertia="1e-3 1e-3 1e-3"/>
       {joints}
-      <geom name="palm" type="box" pos="0 0 .085" size=".065 .018 .015"
+      <geom name="palm" type="box" pos="0 0 .092" size=".065 .015 .012"
         rgba=".3 .32 .36 1"/>
       <geom name="arm" type="cylinder" pos="0 0 .15" size=".016 .05"
         rgba=".75 .76 .8 1"/>

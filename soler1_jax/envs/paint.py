@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from soler1_jax.envs import model
+from soler1_jax.envs.dice import Dice
 from soler1_jax.envs.tasks import SHAPES
 
 Array = jax.Array
@@ -52,11 +53,11 @@ BASE_RGB = np.asarray(
 PLATE_DARK = np.asarray((0.16, 0.24, 0.26), np.float32)
 PLATE_LIGHT = np.asarray((0.93, 0.93, 0.95), np.float32)
 
-EXTERNAL_EYE = (0.0, -0.60, 0.50)
-EXTERNAL_LOOK = (0.0, 0.0, 0.05)
-EXTERNAL_FOVY = 45.0
-WRIST_EYE = (0.0, -0.085, 0.105)
-WRIST_LOOK = (0.0, 0.012, 0.0)
+EXTERNAL_EYE = (0.0, -0.62, 0.52)
+EXTERNAL_LOOK = (0.0, 0.005, 0.07)
+EXTERNAL_FOVY = 40.0
+WRIST_EYE = (0.0, -0.1, 0.085)
+WRIST_LOOK = (0.0, 0.012, -0.01)
 WRIST_FOVY = 70.0
 
 
@@ -89,76 +90,72 @@ def _paint(rgba: Array, names: tuple[str, ...], color: Array, shown: Array) -> A
 
 
 def _colors(
-    key: Array, geom_size: Array, color: Array, shape: Array, present: Array
+    dice: Dice, geom_size: Array, color: Array, shape: Array, present: Array
 ) -> Array:
     """Return rgba [G, 4]."""
-    keys = jax.random.split(key, 8)
 
-    def jitter(index: int, rgb: Array, amount: float) -> Array:
-        noise = jax.random.uniform(keys[index], (3,), minval=-amount, maxval=amount)
+    def jitter(rgb: Array, amount: float) -> Array:
+        noise = dice.uniform((3,), -amount, amount)
         return jnp.clip(rgb + noise, 0.03, 0.97)
 
-    def choose(index: int, palette: np.ndarray) -> Array:
-        pick = jax.random.randint(keys[index], (), 0, len(palette))
-        return jnp.asarray(palette)[pick]
+    def choose(palette: np.ndarray) -> Array:
+        return jnp.asarray(palette)[dice.integer(len(palette))]
 
     rgba = jnp.asarray(model.mujoco_model().geom_rgba, jnp.float32)
-    table = jitter(0, choose(0, TABLE_RGB), 0.04)
+    table = jitter(choose(TABLE_RGB), 0.04)
     rgba = _paint(rgba, ("table",), table, True)
     for index in range(2):
         names = tuple(f"object{index}_{shape_name}" for shape_name in SHAPES)
         shown = (jnp.arange(len(SHAPES)) == shape[index]) & present[index]
-        rgb = jitter(1 + index, jnp.asarray(OBJECT_RGB)[color[index]], 0.05)
+        rgb = jitter(jnp.asarray(OBJECT_RGB)[color[index]], 0.05)
         rgba = _paint(rgba, names, rgb, shown)
-    part = jitter(3, choose(3, PART_RGB), 0.04)
-    base = jitter(4, choose(4, BASE_RGB), 0.04)
+    part = jitter(choose(PART_RGB), 0.04)
+    base = jitter(choose(BASE_RGB), 0.04)
     handle = jnp.where(part.mean() > 0.5, 0.12, 0.93) * jnp.ones(3)
     for name in ("slide", "hinge"):
         rgba = _paint(rgba, (f"{name}_move", f"{name}_disc"), part, True)
         rgba = _paint(rgba, (f"{name}_base0", f"{name}_base1"), base, True)
         rgba = _paint(rgba, (f"{name}_handle",), handle, True)
     dark = table.mean() > 0.58
-    plate = jitter(5, jnp.where(dark, PLATE_DARK, PLATE_LIGHT), 0.03)
+    plate = jitter(jnp.where(dark, PLATE_DARK, PLATE_LIGHT), 0.03)
     rgba = _paint(rgba, ("plate",), plate, True)
     return rgba.at[:, 3].multiply(jnp.where(geom_size[:, 0] > 0, 1.0, 0.0))
 
 
-def _cameras(key: Array) -> tuple[Array, Array, Array]:
+def _cameras(dice: Dice) -> tuple[Array, Array, Array]:
     """Return positions [V, 3], rotations [V, 3, 3] and vertical fields of view [V]."""
-    keys = jax.random.split(key, 3)
-    shift = jax.random.uniform(keys[0], (4, 3), minval=-1.0, maxval=1.0)
+    shift = dice.uniform((4, 3), -1.0, 1.0)
     up = jnp.asarray([0.0, 0.0, 1.0])
     eye = jnp.asarray(EXTERNAL_EYE) + 0.02 * shift[0]
     point = jnp.asarray(EXTERNAL_LOOK) + 0.012 * shift[1]
     wrist_eye = jnp.asarray(WRIST_EYE) + 0.004 * shift[2]
     wrist_point = jnp.asarray(WRIST_LOOK) + 0.004 * shift[3]
     mats = jnp.stack([look_at(eye, point, up), look_at(wrist_eye, wrist_point, up)])
-    zoom = jax.random.uniform(keys[1], (2,), minval=-1.0, maxval=1.0)
+    zoom = dice.uniform((2,), -1.0, 1.0)
     fovy = jnp.asarray([EXTERNAL_FOVY, WRIST_FOVY]) + 1.5 * zoom
     return jnp.stack([eye, wrist_eye]), mats, fovy
 
 
 def draw(
-    key: Array, geom_size: Array, color: Array, shape: Array, present: Array
+    dice: Dice, geom_size: Array, color: Array, shape: Array, present: Array
 ) -> Look:
     """Draw a world's look.
 
     Args:
-      key: a PRNG key.
+      dice: where random numbers come from.
       geom_size: float32 [G, 3]; a geom of size 0 is not drawn.
       color: int32 [2], of the objects.
       shape: int32 [2], of the objects.
       present: bool [2].
     """
-    keys = jax.random.split(key, 4)
-    tilt = jax.random.uniform(keys[0], (2,), minval=-0.45, maxval=0.45)
+    tilt = dice.uniform((2,), -0.45, 0.45)
     direction = jnp.stack([tilt[0], tilt[1], jnp.float32(-1.0)])
-    pos, mat, fovy = _cameras(keys[1])
+    pos, mat, fovy = _cameras(dice)
     return Look(
-        geom_rgba=_colors(keys[2], geom_size, color, shape, present),
+        geom_rgba=_colors(dice, geom_size, color, shape, present),
         light_direction=direction / jnp.linalg.norm(direction),
-        light_diffuse=jax.random.uniform(keys[3], minval=0.4, maxval=0.6),
-        light_ambient=jax.random.uniform(keys[3], minval=0.4, maxval=0.5),
+        light_diffuse=dice.uniform((), 0.4, 0.6),
+        light_ambient=dice.uniform((), 0.4, 0.5),
         camera_pos=pos,
         camera_mat=mat,
         camera_fovy=fovy,

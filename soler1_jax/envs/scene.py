@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from mujoco import mjx
 
 from soler1_jax.envs import fixtures, layout, model, paint
+from soler1_jax.envs.dice import Dice
 from soler1_jax.envs.tasks import COLORS, SHAPES, VERBS, TaskTable
 
 Array = jax.Array
@@ -117,54 +118,48 @@ class _Cast(NamedTuple):
     scale: Array
 
 
-def _draw_objects(key: Array, row: TaskTable) -> tuple[Array, Array]:
+def _draw_objects(dice: Dice, row: TaskTable) -> tuple[Array, Array]:
     """Draw colours and shapes [2]; half of the distractors share one of the two."""
-    keys = jax.random.split(key, 6)
-    color = jax.random.randint(keys[0], (2,), 0, len(COLORS))
-    shape = jax.random.randint(keys[1], (2,), 0, len(SHAPES))
+    color = dice.integer(len(COLORS), (2,))
+    shape = dice.integer(len(SHAPES), (2,))
     color = color.at[0].set(jnp.where(row.color >= 0, row.color, color[0]))
     shape = shape.at[0].set(jnp.where(row.shape >= 0, row.shape, shape[0]))
-    kind = jax.random.uniform(keys[2])
+    kind = dice.uniform()
     color = color.at[1].set(jnp.where(kind < 0.25, color[0], color[1]))
-    shape = shape.at[1].set(
-        jnp.where((kind >= 0.25) & (kind < 0.5), shape[0], shape[1])
-    )
+    same_shape = (kind >= 0.25) & (kind < 0.5)
+    shape = shape.at[1].set(jnp.where(same_shape, shape[0], shape[1]))
     same = (color[0] == color[1]) & (shape[0] == shape[1])
-    other = (shape[1] + jax.random.randint(keys[3], (), 1, len(SHAPES))) % len(SHAPES)
+    other = (shape[1] + 1 + dice.integer(len(SHAPES) - 1)) % len(SHAPES)
     return color, shape.at[1].set(jnp.where(same, other, shape[1]))
 
 
-def _draw_cast(key: Array, row: TaskTable) -> _Cast:
-    keys = jax.random.split(key, 8)
-    color, shape = _draw_objects(keys[0], row)
-    chance = jax.random.uniform(keys[1], (4,))
+def _draw_cast(dice: Dice, row: TaskTable) -> _Cast:
+    color, shape = _draw_objects(dice, row)
+    chance = dice.uniform((4,))
     named_object = row.color >= 0
     present = jnp.stack([named_object | (chance[0] < 0.7), chance[1] < 0.75])
-    plate_present = (row.verb == _PLACE) | (chance[2] < 0.35)
     # A pushed-away object would end up inside a fixture at the back.
-    distractor = jnp.where((chance[3] < 0.4) & (row.push[1] <= 0), 1, 0)
-    drawn = jax.random.randint(keys[2], (), 0, len(fixtures.SLIDE_ROW))
+    distractor = (chance[3] < 0.4) & (row.push[1] <= 0)
+    drawn = dice.integer(len(fixtures.SLIDE_ROW))
     kind = jnp.where(row.fixture >= 0, row.fixture, drawn)
-    there = (row.fixture >= 0) | (distractor > 0)
+    there = (row.fixture >= 0) | distractor
     slide_kind = jnp.where(there, jnp.asarray(fixtures.SLIDE_ROW)[kind], 0)
-    hinge_kind = jnp.where(there, jnp.asarray(fixtures.HINGE_ROW)[kind], 0)
-    start = jax.random.uniform(keys[3], maxval=START_SHARE)
+    start = dice.uniform(high=START_SHARE)
     travel = jnp.where(row.direction > 0, start, 1 - start)
-    anywhere = jax.random.uniform(keys[4])
-    travel = jnp.where(row.fixture >= 0, travel, anywhere)
+    travel = jnp.where(row.fixture >= 0, travel, dice.uniform())
     # A button that nobody presses is up.
-    travel = jnp.where(slide_kind == fixtures.SLIDES.index("button"), 0.0, travel)
+    button = slide_kind == fixtures.SLIDES.index("button")
     low, high = OBJECT_HALF
     return _Cast(
         color=color,
         shape=shape,
-        half=jax.random.uniform(keys[5], (2,), minval=low, maxval=high),
+        half=dice.uniform((2,), low, high),
         present=present,
-        plate_present=plate_present,
+        plate_present=(row.verb == _PLACE) | (chance[2] < 0.35),
         slide_kind=slide_kind,
-        hinge_kind=hinge_kind,
-        travel=travel,
-        scale=jax.random.uniform(keys[6], minval=0.93, maxval=1.05),
+        hinge_kind=jnp.where(there, jnp.asarray(fixtures.HINGE_ROW)[kind], 0),
+        travel=jnp.where(button, 0.0, travel),
+        scale=dice.uniform((), 0.93, 1.05),
     )
 
 
@@ -221,12 +216,11 @@ def _set_objects(params: dict[str, Array], cast: _Cast) -> dict[str, Array]:
     return out
 
 
-def _start_qpos(key: Array, cast: _Cast, places: layout.Places, rows: tuple) -> Array:
+def _start_qpos(dice: Dice, cast: _Cast, places: layout.Places, rows: tuple) -> Array:
     """Return the joint positions [Q] of a scene's start."""
-    keys = jax.random.split(key, 3)
-    height = jax.random.uniform(keys[0], minval=0.15, maxval=0.2)
-    yaw = jax.random.uniform(keys[1], (2,), minval=-0.4, maxval=0.4)
-    opening = jax.random.uniform(keys[2], minval=0.6, maxval=0.95) * model.FINGER_TRAVEL
+    height = dice.uniform((), 0.15, 0.2)
+    yaw = dice.uniform((2,), -0.4, 0.4)
+    opening = dice.uniform((), 0.6, 0.95) * model.FINGER_TRAVEL
     slide, hinge = (
         row.range[0] + cast.travel * (row.range[1] - row.range[0]) for row in rows
     )
@@ -246,14 +240,14 @@ def draw(key: Array, row: TaskTable) -> tuple[SceneParams, Array]:
     Returns:
       The parameters of the world and its joint positions, float32 [Q].
     """
-    keys = jax.random.split(key, 5)
+    dice = Dice(key, 512)
     physics = model.mujoco_model()
-    cast = _draw_cast(keys[0], row)
+    cast = _draw_cast(dice, row)
     slide_row = _row(fixtures.SLIDE_TABLE, cast.slide_kind, cast.scale)
     hinge_row = _row(fixtures.HINGE_TABLE, cast.hinge_kind, cast.scale)
     rows = (slide_row, hinge_row)
     present = (cast.slide_kind > 0, cast.hinge_kind > 0)
-    places = layout.draw(keys[1], row, rows, present, cast.travel)
+    places = layout.draw(dice, row, rows, present, cast.travel)
     params = {
         name: jnp.asarray(getattr(physics, name), jnp.float32) for name in _MODEL_FIELDS
     }
@@ -269,7 +263,7 @@ def draw(key: Array, row: TaskTable) -> tuple[SceneParams, Array]:
         params["body_pos"].at[plate].set(jnp.stack([*places.plate, height]))
     )
     look = paint.draw(
-        keys[2], params["geom_size"], cast.color, cast.shape, cast.present
+        dice, params["geom_size"], cast.color, cast.shape, cast.present
     )
     scene = SceneParams(
         **params,
@@ -283,4 +277,4 @@ def draw(key: Array, row: TaskTable) -> tuple[SceneParams, Array]:
         hinge_kind=cast.hinge_kind,
         fixture_scale=cast.scale,
     )
-    return scene, _start_qpos(keys[3], cast, places, rows)
+    return scene, _start_qpos(dice, cast, places, rows)
