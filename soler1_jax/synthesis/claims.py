@@ -55,7 +55,7 @@ def measure(facts: np.ndarray, verb: str, prev: int, cur: int) -> Claims:
         return up if difference > 0 else down
 
     approach = verb in APPROACH_VERBS
-    state = _state(fact("reach" if approach else "act", cur), true("success"))
+    state = _state(fact("act", cur), true("success"))
     near = fact("gap", cur) < NEAR_M
     contact = "yes" if true("contact") else "near" if near else "no"
     claims = {

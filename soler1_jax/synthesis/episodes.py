@@ -107,9 +107,25 @@ def progress_queries(
         (cur - gap, cur) for gap in range(2, MAX_GAP + 1) for cur in range(gap, frames)
     ]
     if far:
-        chosen = rng.choice(len(far), min(LONG_GAPS, len(far)), replace=False)
+        weights = np.array([rarity(float(episode.progress[cur])) for _, cur in far])
+        chosen = rng.choice(
+            len(far), min(LONG_GAPS, len(far)), replace=False, p=weights / weights.sum()
+        )
         pairs += [far[i] for i in sorted(chosen)]
     return [_progress_query(episode, task, prev, cur, rng) for prev, cur in pairs]
+
+
+def rarity(progress: float) -> float:
+    """Weight of a progress label in percent when extra queries are chosen.
+
+    Runs dwell near 0, at the end of the reach (about 35) and at 100; what lies
+    between and below is seen in passing and weighs more.
+    """
+    if progress < -5:
+        return 6.0
+    if 40 <= progress < 95:
+        return 5.0
+    return 1.0
 
 
 def _progress_query(

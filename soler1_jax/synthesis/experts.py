@@ -101,7 +101,13 @@ def expert(facts: Facts, plan: Plan) -> Intent:
     fixture_kind = jnp.where(upward, _KINDS.index("grip"), _KINDS.index("drive"))
     kind = jnp.where(is_fixture, fixture_kind, _KIND_OF_VERB[plan.verb])
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *(intents[k] for k in _KINDS))
-    return jax.tree.map(lambda x: x[kind], stacked)
+    intent = jax.tree.map(lambda x: x[kind], stacked)
+    done = facts.success & ~plan.wrong & ~plan.opposite
+    lifted = done & (plan.verb == VERBS.index("lift"))
+    return Intent(
+        jnp.where(done, facts.gripper, intent.goal),
+        jnp.where(lifted, 1.0, intent.close),
+    )
 
 
 _KINDS = ("reach", "touch", "push", "lift", "place", "drive", "grip")
@@ -148,6 +154,13 @@ def _seize(facts: Facts, thing: Array, top: Array) -> Intent:
     return Intent(goal, jnp.where(there, 1.0, -1.0))
 
 
+def _kept(facts: Facts, thing: Array, half: Array, held: Array) -> Array:
+    """Whether a thing is held; a slip of one finger must not open the other."""
+    near = jnp.linalg.norm(thing - facts.gripper) < 2.2 * ALIGNED_M
+    touched = facts.contact | facts.other_contact
+    return held | (near & touched & (facts.aperture < 2 * half + 0.004))
+
+
 def _when(flag: Array, yes: Intent, no: Intent) -> Intent:
     return jax.tree.map(lambda a, b: jnp.where(flag, a, b), yes, no)
 
@@ -156,7 +169,8 @@ def _lift(facts: Facts, thing: Array, size: Array, held: Array, plan: Plan) -> I
     seize = _seize(facts, thing, thing[2] + size)
     raised = Intent(facts.gripper + AHEAD_M * _UP, jnp.array(1.0))
     shun = Intent(_apart(facts, thing, plan), jnp.array(-1.0))
-    return _when(plan.opposite, shun, _when(held, raised, seize))
+    kept = _kept(facts, thing, size, held)
+    return _when(plan.opposite, shun, _when(kept, raised, seize))
 
 
 def _place(facts: Facts, thing: Array, size: Array, held: Array, sign: Array) -> Intent:
@@ -176,7 +190,8 @@ def _place(facts: Facts, thing: Array, size: Array, held: Array, sign: Array) ->
     there = down | (over & (thing[2] < carry - 0.01) & ~held & (sign > 0))
     leave = Intent(facts.gripper + AHEAD_M * _UP, jnp.array(-1.0))
     seize = _seize(facts, thing, thing[2] + size)
-    return _when(held, carried, _when(there, leave, seize))
+    kept = _kept(facts, thing, size, held)
+    return _when(kept & ~down, carried, _when(there, leave, seize))
 
 
 def _push(facts: Facts, thing: Array, size: Array, direction: Array) -> Intent:
@@ -214,10 +229,7 @@ def _drive(facts: Facts, plan: Plan, sign: Array) -> Intent:
 def _grip(facts: Facts, plan: Plan, held: Array, sign: Array) -> Intent:
     """Grips the handle and carries it along its arc; for what must go up."""
     way = facts.handle_motion * plan.direction * sign
-    half = facts.handle_size[0]
-    near = jnp.linalg.norm(facts.handle - facts.gripper) < 2 * ALIGNED_M
-    # a slip of one finger must not open the other
-    kept = held | (near & (facts.aperture < 2 * half + 0.004) & facts.contact)
+    kept = _kept(facts, facts.handle, facts.handle_size[0], held)
     pull = Intent(facts.handle + 0.6 * AHEAD_M * way, jnp.array(1.0))
     seize = _seize(facts, facts.handle, facts.handle[2] + facts.handle_size[2])
     return _when(kept, pull, seize)

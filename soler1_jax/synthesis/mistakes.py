@@ -38,10 +38,11 @@ MODES = (
 )
 _MODE = {name: index for index, name in enumerate(MODES)}
 SEGMENTS = 6
+_FAILING = LEVELS.index("failing")
 
 _SLIPS = ("random", "random", "drop", "back", "hover", "opposite")
 _FAILURES = ("freeze", "back", "drop", "hover", "random", "opposite", "opposite")
-_WRONG = ("wrong", "wrong", "opposite", "opposite", "hover")
+_WRONG = ("wrong", "wrong", "opposite", "opposite", "opposite", "hover")
 
 
 class Schedule(NamedTuple):
@@ -51,6 +52,9 @@ class Schedule(NamedTuple):
       start: float32 [SEGMENTS], ascending, control step at which each segment begins.
       mode: int32 [SEGMENTS], index into MODES.
       speed: float32 [], share of the fastest motion.
+      care: float32 [], factor on the speed while the named thing is touched.
+      limit: float32 [], fraction of the act after which `failure` takes over.
+      failure: int32 [], index into MODES.
       noise: float32 [], standard deviation added to each component of an action.
       offset: float32 [3], where "hover" stops, metres from the target.
     """
@@ -58,6 +62,9 @@ class Schedule(NamedTuple):
     start: Array
     mode: Array
     speed: Array
+    care: Array
+    limit: Array
+    failure: Array
     noise: Array
     offset: Array
 
@@ -74,6 +81,8 @@ def draw(key: Array, level: Array, steps: int) -> Schedule:
     unit = jax.random.uniform(keys[0], (8,))
     slips = [_pick(k, _SLIPS) for k in keys[1:3]]
     failure, wrong = _pick(keys[3], _FAILURES), _pick(keys[4], _WRONG)
+    # failures at a moment would mostly be early ones; others wait for the act
+    by_act = unit[0] < 0.6
     late = 0.25 + 0.5 * unit[1]
     recovers = jnp.where(unit[2] < 0.5, _MODE["expert"], wrong)
     first = 0.45 * unit[3]
@@ -93,26 +102,37 @@ def draw(key: Array, level: Array, steps: int) -> Schedule:
             (second, slips[1]),
             (again, "expert"),
         ),
-        ((0.0, "expert"), (0.1 + 0.75 * unit[7], failure)),
+        ((0.0, "expert"), (jnp.where(by_act, jnp.inf, 0.1 + 0.7 * unit[7]), failure)),
         ((0.0, wrong), (late, recovers)),
         ((0.0, "random"),),
     )
     starts, modes = zip(*(_row(row) for row in rows), strict=True)
-    slow = jax.random.uniform(keys[5], minval=0.35, maxval=1.0)
+    slow = jax.random.uniform(keys[5], minval=0.5, maxval=1.0)
     fast = jax.random.uniform(keys[6], minval=0.7, maxval=1.0)
     return Schedule(
         start=jnp.stack(starts)[level] * steps,
         mode=jnp.stack(modes)[level],
         speed=jnp.where(level == 0, fast, slow),
-        noise=jnp.array([0.05, 0.35, 0.15, 0.15, 0.15, 0.15, 0.0])[level],
+        care=jax.random.uniform(
+            keys[8], minval=jnp.where(level == 0, 0.5, 0.15), maxval=1.0
+        ),
+        limit=jnp.where((level == _FAILING) & by_act, 0.9 * unit[7], jnp.inf),
+        failure=failure,
+        noise=jnp.array([0.05, 0.25, 0.15, 0.15, 0.15, 0.15, 0.0])[level],
         offset=_offset(keys[7]),
     )
 
 
-def mode_at(schedule: Schedule, step: Array) -> Array:
-    """Index into MODES at a control step."""
+def mode_at(schedule: Schedule, step: Array, tripped: Array) -> Array:
+    """Index into MODES at a control step.
+
+    Args:
+      schedule: the world's script.
+      step: int32 [].
+      tripped: bool [], whether the act has passed `limit` at any step so far.
+    """
     segment = jnp.sum(schedule.start <= step) - 1
-    return schedule.mode[segment]
+    return jnp.where(tripped, schedule.failure, schedule.mode[segment])
 
 
 def _pick(key: Array, names: Sequence[str]) -> Array:

@@ -52,7 +52,7 @@ GENERAL: dict[tuple[str, str], tuple[str, ...]] = {
     ("motion", "same"): (
         "gripper no nearer",
         "same distance",
-        "hand keeps off {n}",
+        "no nearer than before",
         "gap unchanged",
     ),
     ("contact", "yes"): ("touching {n}", "in contact", "on {n} now"),

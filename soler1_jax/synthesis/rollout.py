@@ -24,6 +24,8 @@ from soler1_jax.synthesis.experts import Intent
 from soler1_jax.synthesis.mistakes import MODES, Schedule
 
 Array = jax.Array
+# A world, and whether its act has passed the schedule's limit.
+Carry = tuple[State, Array]
 
 # A random action is held for so many control steps, or it would cancel itself out.
 HOLD_STEPS = 3
@@ -41,9 +43,7 @@ class Recorder:
     """
 
     def __init__(self, stride: int, frames: int, size: int, wrist: bool):
-        self.env = Tabletop(
-            TabletopConfig(views=(), episode_length=stride * (frames - 1))
-        )
+        self.env = Tabletop(TabletopConfig(views=(), episode_length=stride * frames))
         self.stride, self.frames, self.size, self.wrist = stride, frames, size, wrist
         self._table = table()
         self._record = jax.jit(jax.vmap(self._episode))
@@ -82,17 +82,26 @@ class Recorder:
         schedule = mistakes.draw(keys[1], level, steps)
         start = self.env.facts(state).gripper
 
-        def control(state: State, step: Array) -> tuple[State, None]:
-            action = self._action(state, schedule, start, step, keys[2])
-            return self.env.step(state, action), None
+        def control(carry: Carry, step: Array) -> tuple[Carry, None]:
+            state, tripped = carry
+            facts = self.env.facts(state)
+            tripped |= facts.act > schedule.limit
+            mode = mistakes.mode_at(schedule, step, tripped)
+            intent = intent_of(
+                facts, self._table, state.info["task"], schedule, start, mode
+            )
+            action = action_of(state, facts, intent, schedule, mode, step, keys[2])
+            return (self.env.step(state, action), tripped), None
 
-        def frame(state: State, begin: Array) -> tuple[State, dict[str, Array]]:
-            state, _ = jax.lax.scan(control, state, begin + jnp.arange(self.stride))
-            return state, self._look(state, task)
+        def frame(carry: Carry, begin: Array) -> tuple[Carry, dict[str, Array]]:
+            seen = self._look(carry[0], task)
+            carry, _ = jax.lax.scan(control, carry, begin + jnp.arange(self.stride))
+            return carry, seen
 
-        first = self._look(state, task)
-        _, rest = jax.lax.scan(frame, state, self.stride * jnp.arange(self.frames - 1))
-        seen = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, rest)
+        # The steps after the last frame are wasted: one renderer in the program
+        # instead of two halves the minutes of compilation.
+        begins = self.stride * jnp.arange(self.frames)
+        _, seen = jax.lax.scan(frame, (state, jnp.zeros((), bool)), begins)
         return seen, state.info["scene"]
 
     def _look(self, state: State, task: Array) -> dict[str, Array]:
@@ -108,23 +117,38 @@ class Recorder:
             seen["wrist"] = self.env.render(state, "wrist", self.size).rgb
         return seen
 
-    def _action(
-        self, state: State, schedule: Schedule, start: Array, step: Array, key: Array
-    ) -> Array:
-        facts, task = self.env.facts(state), state.info["task"]
-        intent = intent_of(facts, self._table, task, schedule, start, step)
-        # the command runs ahead of the gripper; steering by it does not overshoot
-        shift = (intent.goal - state.data.ctrl[GRIPPER_Q]) / STRIDE
-        # one factor for all three axes keeps the line straight
-        shift /= jnp.maximum(jnp.max(jnp.abs(shift)), 1.0)
-        noise = schedule.noise * jax.random.normal(jax.random.fold_in(key, step), (3,))
-        wanted = jnp.append(schedule.speed * shift + noise, intent.close)
-        held = jax.random.fold_in(key, 10_000 + step // HOLD_STEPS)
-        random = jax.random.uniform(held, (4,), minval=-1.0, maxval=1.0)
-        mode = mistakes.mode_at(schedule, step)
-        return jnp.clip(
-            jnp.where(mode == MODES.index("random"), random, wanted), -1.0, 1.0
-        )
+
+def action_of(
+    state: State,
+    facts: Facts,
+    intent: Intent,
+    schedule: Schedule,
+    mode: Array,
+    step: Array,
+    key: Array,
+) -> Array:
+    """The action, float32 [4], that serves an intent, or a random one.
+
+    Args:
+      state: the world now.
+      facts: of that state.
+      intent: where to go.
+      schedule: speed and noise.
+      mode: int32 [], index into MODES.
+      step: int32 [], control step.
+      key: of the episode; folded with the step.
+    """
+    # the command runs ahead of the gripper; steering by it does not overshoot
+    shift = (intent.goal - state.data.ctrl[GRIPPER_Q]) / STRIDE
+    # one factor for all three axes keeps the line straight
+    shift /= jnp.maximum(jnp.max(jnp.abs(shift)), 1.0)
+    care = jnp.where(facts.grasped, jnp.sqrt(schedule.care), schedule.care)
+    speed = schedule.speed * jnp.where(facts.contact, care, 1.0)
+    noise = schedule.noise * jax.random.normal(jax.random.fold_in(key, step), (3,))
+    wanted = jnp.append(speed * shift + noise, intent.close)
+    held = jax.random.fold_in(key, 10_000 + step // HOLD_STEPS)
+    random = jax.random.uniform(held, (4,), minval=-1.0, maxval=1.0)
+    return jnp.clip(jnp.where(mode == MODES.index("random"), random, wanted), -1, 1)
 
 
 def intent_of(
@@ -133,9 +157,9 @@ def intent_of(
     task: Array,
     schedule: Schedule,
     start: Array,
-    step: Array,
+    mode: Array,
 ) -> Intent:
-    """What the schedule's mode wants at a control step ("random": the expert's).
+    """What a mode wants ("random": as the expert).
 
     Args:
       facts: the world now.
@@ -143,7 +167,7 @@ def intent_of(
       task: int32 [], index into TASKS.
       schedule: the world's script.
       start: float32 [3], where the gripper began, metres.
-      step: int32 [], control step.
+      mode: int32 [], index into MODES.
     """
     do = experts.expert(facts, experts.plan_of(rows, task, False, False))
     wrong = experts.expert(facts, experts.plan_of(rows, task, True, False))
@@ -164,7 +188,6 @@ def intent_of(
         "opposite": against,
     }
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *(intents[m] for m in MODES))
-    mode = mistakes.mode_at(schedule, step)
     return jax.tree.map(lambda x: x[mode], stacked)
 
 

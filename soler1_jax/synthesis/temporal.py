@@ -1,4 +1,8 @@
-"""Questions about time that two pictures answer (paper section 4, second layer)."""
+"""Questions about time that two pictures answer (paper section 4, second layer).
+
+An answer never tells of a motion that is an unseen task: nothing is said of a drawer
+closing, or of a red cube going left, if no task that does so is trained.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 from soler1_jax.data import text
+from soler1_jax.envs.tasks import TASKS
 from soler1_jax.synthesis.look import FIXTURES, GRIPPER, OBJECTS, Look, Question
 
 MOVED_M = 0.02
@@ -16,6 +21,17 @@ MOVED_PERCENT = 12.0
 ORDERED_LEVEL = 1
 
 _AXES = (("left", "right"), ("near", "away"), ("down", "up"))
+
+# Verb that is told of when an object goes that way.
+_VERBS = {
+    "left": "push_left",
+    "right": "push_right",
+    "near": "push_near",
+    "away": "push_away",
+    "down": "place",
+    "up": "lift",
+}
+_TRAINED = {(t.verb, t.noun) for t in TASKS if t.split == "train"}
 
 Maker = Callable[[Look, Look, np.random.Generator], Question | None]
 
@@ -60,6 +76,8 @@ def direction(before: Look, after: Look, rng: np.random.Generator) -> Question |
     axis = int(np.argmax(np.abs(shift)))
     answer = _AXES[axis][int(shift[axis] > 0)]
     name = after.name(thing)
+    if thing != GRIPPER and (_VERBS[answer], name) not in _TRAINED:
+        return None
     return Question(
         f"which way did the {name} move ?",
         f"{name} from column {_column(before, thing)} to {_column(after, thing)}",
@@ -110,8 +128,12 @@ def order(before: Look, after: Look, rng: np.random.Generator) -> Question | Non
 
 
 def fixture(before: Look, after: Look, rng: np.random.Generator) -> Question | None:
-    """Did the drawer, door or lid open or close?"""
-    seen = [c for c in FIXTURES if after.name(c) in ("drawer", "door", "lid")]
+    """Did a fixture open or close, if both are trained?"""
+    seen = [
+        c
+        for c in FIXTURES
+        if {("open", after.name(c)), ("close", after.name(c))} <= _TRAINED
+    ]
     if not seen:
         return None
     thing = seen[rng.integers(len(seen))]

@@ -159,3 +159,9 @@ def test_queries_are_distinct_and_show_the_right_number_of_frames(source, shown)
         rationale, answer = text.split_completion(query.completion)
         assert answer == query.claims["answer"] and rationale
         assert len(answer.split()) <= 3
+
+
+def test_no_question_tells_of_an_unseen_motion():
+    closes = {t.noun for t in TASKS if t.verb in ("open", "close")}
+    both = {n for n in closes if {("open", n), ("close", n)} <= temporal._TRAINED}
+    assert both and both != closes
