@@ -87,7 +87,7 @@ def draw(key: Array, level: Array, steps: int) -> Schedule:
     recovers = jnp.where(unit[2] < 0.5, _MODE["expert"], wrong)
     first = 0.45 * unit[3]
     after = first + 0.06 + 0.18 * unit[4]
-    second = after + 0.12 + 0.25 * unit[5]
+    second = jnp.minimum(after + 0.12 + 0.25 * unit[5], 0.85)
     again = second + 0.06 + 0.15 * unit[6]
     cut = 0.1
     rows = (
