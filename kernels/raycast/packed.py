@@ -14,13 +14,13 @@ integer, and clipping makes it the largest key.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from soler1_jax.kernels.raycast import occlusion, primitives
 from soler1_jax.kernels.raycast.shapes import FAR, Geoms, Hits, Rays, exists
 
 Array = jax.Array
 
 COSINE_BITS = 8
-TILES = 4
 _NEAREST = 0x43000000  # float32 bits of 1 / NEAR
 _RANGE = (1 << 27) - 1  # 16 octaves of 23 mantissa bits
 _WHOLE = 0xFFFFFFFF
@@ -46,7 +46,21 @@ def _index_bits(geoms: int) -> int:
     return max(1, (geoms - 1).bit_length())
 
 
-def _key(w: Array, cosine: Array, index: int, bits: int) -> Array:
+def _groups(geom_types: tuple[int, ...]) -> list[tuple[int, np.ndarray]]:
+    """Return the geoms of each type, the most numerous type last.
+
+    One loop over the geoms of a type compiles several times faster than unrolled code.
+    The last loop must not be the single pass that XLA would unroll: a loop's result is
+    the one thing that it does not compute again for each consumer.
+    """
+    groups = [
+        (kind, np.flatnonzero(np.equal(geom_types, kind)).astype(np.int32))
+        for kind in sorted(set(geom_types))
+    ]
+    return sorted(groups, key=lambda group: len(group[1]))
+
+
+def _key(w: Array, cosine: Array, index: Array, bits: int) -> Array:
     """Return the keys of one geom, uint32 [R]."""
     high = _WHOLE ^ ((1 << (bits + COSINE_BITS)) - 1)
     depth = jnp.uint32(_NEAREST) - jax.lax.bitcast_convert_type(w, jnp.uint32)
@@ -54,7 +68,7 @@ def _key(w: Array, cosine: Array, index: int, bits: int) -> Array:
     # adding 2**(23 - bits) leaves the whole part of the number at bit `bits`
     shade = primitives.larger(cosine * 254.5 + 0.5, 0.5) + 2.0 ** (23 - bits)
     shade = jax.lax.bitcast_convert_type(shade, jnp.uint32)
-    return depth | (shade & jnp.uint32(255 << bits)) | jnp.uint32(index)
+    return depth | (shade & jnp.uint32(255 << bits)) | index.astype(jnp.uint32)
 
 
 def _decode(key: Array, bits: int) -> Hits:
@@ -88,29 +102,20 @@ def cast(
         size=jnp.where(present[:, None], geoms.size, 1.0),
         present=present,
     )
-    terms = {}
-    for kind in set(geom_types):
-        members = [index for index, other in enumerate(geom_types) if other == kind]
-        chosen = jax.tree.map(lambda x, m=tuple(members): x[jnp.array(m)], frames)
-        batch = jax.vmap(_ENTER[kind][0])(chosen)
-        for place, index in enumerate(members):
-            terms[index] = jax.tree.map(lambda x, p=place: x[p], batch)
     bits = _index_bits(len(geom_types))
+    picture = primitives.picture_of(rays.u, rays.v, rays.basis, to_light)
+    best = jnp.full(picture.light.shape, jnp.uint32(_WHOLE))
+    for kind, members in _groups(geom_types):
+        chosen = jax.tree.map(lambda x, m=members: x[m], frames)
+        terms = jax.vmap(_ENTER[kind][0])(chosen)
 
-    def tile(_: None, coordinates: tuple[Array, Array]) -> tuple[None, Array]:
-        picture = primitives.picture_of(*coordinates, rays.basis, to_light)
-        best = jnp.full(picture.u.shape, jnp.uint32(_WHOLE))
-        for index, kind in enumerate(geom_types):
-            w, cosine = _ENTER[kind][1](terms[index], picture)
-            best = jnp.minimum(best, _key(w, cosine, index, bits))
-        return None, best
+        def nearer(best: Array, geom: tuple, kind: int = kind) -> tuple:
+            terms, index = geom
+            w, cosine = _ENTER[kind][1](terms, picture)
+            return jnp.minimum(best, _key(w, cosine, index, bits)), None
 
-    count = rays.u.shape[0]
-    tiles = TILES if count % TILES == 0 else 1
-    split = (rays.u.reshape(tiles, -1), rays.v.reshape(tiles, -1))
-    # a loop is the one thing whose result XLA does not compute again for each consumer
-    _, keys = jax.lax.scan(tile, None, split)
-    return _decode(keys.reshape(count), bits)
+        best, _ = jax.lax.scan(nearer, best, (terms, members))
+    return _decode(best, bits)
 
 
 def occluded(
@@ -128,14 +133,19 @@ def occluded(
     sizes = jnp.where(exists(geom_types, geoms)[:, None], geoms.size, -1.0)
     x, y, z = rays.u * hits.distance, rays.v * hits.distance, hits.distance
     dark = jnp.zeros(x.shape, bool)
-    for index, kind in enumerate(geom_types):
-        if kind == 0:
+    for kind, members in _groups(geom_types):
+        if kind not in _SHADE:
             continue
-        form, origin = forms[index], origins[index]
-        point = tuple(
-            form[axis, 0] * x + (form[axis, 1] * y + (form[axis, 2] * z + origin[axis]))
-            for axis in range(3)
-        )
-        caster = occlusion.Caster(lights[index], sizes[index])
-        dark = dark | (_SHADE[kind](caster, point) & (hits.geom != index))
+
+        def darker(dark: Array, geom: tuple, kind: int = kind) -> tuple:
+            form, origin, light, size, index = geom
+            point = tuple(
+                form[i, 0] * x + (form[i, 1] * y + (form[i, 2] * z + origin[i]))
+                for i in range(3)
+            )
+            shaded = _SHADE[kind](occlusion.Caster(light, size), point)
+            return dark | (shaded & (hits.geom != index)), None
+
+        group = (*(v[members] for v in (forms, origins, lights, sizes)), members)
+        dark, _ = jax.lax.scan(darker, dark, group)
     return dark

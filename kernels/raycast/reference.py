@@ -8,6 +8,7 @@ normal. Distances are in units of the ray's direction, lengths in metres.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from soler1_jax.kernels.raycast.shapes import FAR, NEAR, Geoms, Hits, Rays, exists
 
 Array = jax.Array
@@ -122,21 +123,29 @@ def cast_all(
     """
     present = exists(geom_types, geoms)
     size = jnp.where(present[:, None], geoms.size, 1.0)
-    distances, normals = [], []
-    for index, kind in enumerate(geom_types):
-        rotation = geoms.rotation[index]
-        origin = rotation.T @ (origins - geoms.position[index][:, None])
-        ray = rotation.T @ directions
-        pieces = _pieces(kind, size[index], origin, ray)
-        distance = jnp.stack([piece[0] for piece in pieces])
-        normal = jnp.stack([piece[1] for piece in pieces])
-        distance = jnp.where(distance >= nearest, distance, jnp.inf)
-        distance = jnp.where(_inside(kind, size[index], origin), jnp.inf, distance)
-        first = jnp.argmin(distance, axis=0)
-        chosen = jnp.take_along_axis(normal, first[None, None], axis=0)[0]
-        distances.append(jnp.where(present[index], jnp.min(distance, axis=0), jnp.inf))
-        normals.append(rotation @ chosen)
-    return jnp.stack(distances), jnp.stack(normals)
+    distances = [None] * len(geom_types)
+    outward = [None] * len(geom_types)
+    for kind in set(geom_types):
+        members = np.flatnonzero(np.equal(geom_types, kind))
+
+        def one(
+            rotation: Array, position: Array, size: Array, kind: int = kind
+        ) -> Piece:
+            origin = rotation.T @ (origins - position[:, None])
+            pieces = _pieces(kind, size, origin, rotation.T @ directions)
+            distance = jnp.stack([piece[0] for piece in pieces])
+            normal = jnp.stack([piece[1] for piece in pieces])
+            distance = jnp.where(distance >= nearest, distance, jnp.inf)
+            distance = jnp.where(_inside(kind, size, origin), jnp.inf, distance)
+            first = jnp.argmin(distance, axis=0)
+            chosen = jnp.take_along_axis(normal, first[None, None], axis=0)[0]
+            return jnp.min(distance, axis=0), rotation @ chosen
+
+        poses = (geoms.rotation[members], geoms.position[members], size[members])
+        for index, *found in zip(members, *jax.vmap(one)(*poses), strict=True):
+            distances[index], outward[index] = found
+    distance = jnp.where(present[:, None], jnp.stack(distances), jnp.inf)
+    return distance, jnp.stack(outward)
 
 
 def normals(geom_types: tuple[int, ...], geoms: Geoms, rays: Rays) -> Array:

@@ -50,10 +50,12 @@ def rays_from(position: np.ndarray, target: np.ndarray, side: int) -> Rays:
     )
 
 
-def build(seed: int, count: int = 15, side: int = 24) -> Scene:
-    """Return a scene of a floor and `count` primitives, all types in turn."""
+def build(
+    seed: int, count: int = 15, side: int = 24, only: GeomType | None = None
+) -> Scene:
+    """Return a scene of a floor and `count` primitives, all types in turn or `only`."""
     rng = np.random.default_rng(seed)
-    kinds = [list(NAMES)[i % len(NAMES)] for i in range(count)]
+    kinds = [only or list(NAMES)[i % len(NAMES)] for i in range(count)]
     parts = ['<geom type="plane" size="0 0 1"/>']
     for kind in kinds:
         text = {
