@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -22,6 +22,8 @@ class Rewarder:
     """Run folder: result.json, report.html, and the episodes."""
     rewarder: str = "nano"
     """nano, a model's folder, oracle, random or time."""
+    readout: Literal["greedy", "sampled", "expected"] = "expected"
+    """How a model's progress is read; the others stand beside it where they can."""
     episodes: int = 200
     """Episodes of unseen tasks."""
     seen_episodes: int = 100
@@ -42,6 +44,8 @@ class Videos:
     """Run folder: result.json and report.html."""
     rewarder: str = "nano"
     """nano, a model's folder, random or time."""
+    readout: Literal["greedy", "sampled", "expected"] = "expected"
+    """How a model's progress is read."""
     views: str = "both-split"
     """How a frame holds the cameras: external, wrist, or both-split."""
     count: int = 10
@@ -54,6 +58,8 @@ Args = Rewarder | Videos
 
 # Films on the page of `eval rewarder`.
 _FILMS = 6
+# Side in pixels of the films on the page of `eval videos`.
+_FILM_SIZE = 96
 _CONTROLS = ("random", "time")
 
 
@@ -73,13 +79,14 @@ def _rewarder(args: Rewarder) -> None:
     from soler1_jax.common.run import Run
     from soler1_jax.evals import rewarder as evals
     from soler1_jax.reward.load import load_rewarder
+    from soler1_jax.reward.vlm import VLMSettings
     from soler1_jax.viz.report import write_report
 
     require_positive("episodes", args.episodes)
     require_positive("batch", args.batch)
     require_non_negative("seed", args.seed)
     require_non_negative("seen episodes", args.seen_episodes)
-    rewarder = load_rewarder(args.rewarder)
+    rewarder = load_rewarder(args.rewarder, VLMSettings(readout=args.readout))
     controls = {name: load_rewarder(name) for name in _CONTROLS}
     run = Run(args.out, "eval rewarder", args)
     counts = {"unseen": args.episodes, "train": args.seen_episodes}
@@ -161,15 +168,18 @@ def _videos(args: Videos) -> None:
     from soler1_jax.common.run import Run
     from soler1_jax.evals.realvideo import evaluate_folder
     from soler1_jax.reward.load import load_rewarder
+    from soler1_jax.reward.vlm import VLMSettings
     from soler1_jax.viz.report import write_report
 
     require_non_negative("seed", args.seed)
     began = time.monotonic()
-    rewarder = load_rewarder(args.rewarder)
+    rewarder = load_rewarder(args.rewarder, VLMSettings(readout=args.readout))
     run = Run(args.out, "eval videos", args)
-    result, _ = evaluate_folder(
+    result, scores = evaluate_folder(
         rewarder, args.folder, layout=args.views, count=args.count, seed=args.seed
     )
+    for row in result["videos"]:
+        _save_film(args, row, scores[row["video"]])
     run.finish(result | {"wall_seconds": time.monotonic() - began})
     page = write_report(args.out)
     for video in result["videos"]:
@@ -185,3 +195,26 @@ def _videos(args: Videos) -> None:
             f"AUC {_shown(row['auc_highest'])} over {row['videos']} videos"
         )
     print(f"result: {args.out / 'result.json'}\npage: {page}")
+
+
+def _save_film(args: Videos, row: dict[str, Any], score: Any) -> None:
+    """Keeps the frames that the rewarder was shown of one video."""
+    import numpy as np
+
+    from soler1_jax.data.video import letterbox, open_video, split_views
+    from soler1_jax.viz.episodes import EpisodeView, save_episode
+
+    video = open_video(args.folder / row["file"])
+    views = split_views(video.read(score.indices), args.views)
+    small = {name: letterbox(frames, _FILM_SIZE) for name, frames in views.items()}
+    view = EpisodeView(
+        frames=small.get("external", small.get("wrist")),
+        wrist=small.get("wrist") if "external" in small else None,
+        predicted=score.answers,
+        true=np.asarray(row["truth"], np.float32)[score.indices],
+        thoughts=score.thoughts,
+        task=row["task"],
+        success=row["solved"],
+        title=row["video"],
+    )
+    save_episode(args.out / "episodes" / f"{row['video']}.npz", view)

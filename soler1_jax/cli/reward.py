@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -26,6 +26,8 @@ class Args:
     """Folder for the results."""
     rewarder: str = "nano"
     """nano, a model's folder, random or time."""
+    readout: Literal["greedy", "sampled", "expected"] = "expected"
+    """How a model's progress is read."""
     views: str = "external"
     """How a frame holds the cameras: external, wrist, or both-split (left half
     external, right half wrist)."""
@@ -53,6 +55,7 @@ def run(args: Args) -> None:
     from soler1_jax.common.run import command_line, environment, write_json
     from soler1_jax.data.video import open_video
     from soler1_jax.reward.load import load_rewarder
+    from soler1_jax.reward.vlm import VLMSettings
 
     if not args.videos:
         raise UserError("a video is needed; got none; give one or more paths")
@@ -63,7 +66,7 @@ def run(args: Args) -> None:
     names = _names(args.videos)
     opened = [open_video(path) for path in args.videos]
     compile_cache.enable()
-    rewarder = load_rewarder(args.rewarder)
+    rewarder = load_rewarder(args.rewarder, VLMSettings(readout=args.readout))
     rows = {}
     for name, video in zip(names, opened, strict=True):
         rows[name] = _score(args, rewarder, video, name, count)
@@ -85,7 +88,9 @@ def _names(paths: tuple[Path, ...]) -> list[str]:
     return names
 
 
-def _score(args: Args, rewarder: object, video: object, name: str, count: int | None):
+def _score(
+    args: Args, rewarder: Any, video: Any, name: str, count: int | None
+) -> dict[str, Any]:
     """Scores and draws one video; returns its entry in `result.json`."""
     from soler1_jax.common.run import write_json
     from soler1_jax.evals.realvideo import score_json, score_video

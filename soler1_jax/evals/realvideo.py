@@ -234,7 +234,8 @@ def evaluate_folder(
                 rewarder, video, sentence, layout=layout, count=count, seed=seed
             )
             scores[path.stem] = score
-            row = {"video": path.stem, "task": sentence, "truth": truth.tolist()}
+            row = {"video": path.stem, "file": path.name, "task": sentence}
+            row["truth"] = truth.tolist()
             row |= {"solved": bool(truth.max() >= SOLVED), "by": {}}
             said = {rewarder.name: score.progress} | _others(path, video.count)
             for name, curve in said.items():

@@ -92,7 +92,9 @@ def test_thoughts_reach_the_page_with_their_verdicts(tmp_path, monkeypatch):
     monkeypatch.setattr(
         load,
         "load_rewarder",
-        lambda spec: talkative() if spec == "talk" else getattr(baselines, spec)(),
+        lambda spec, settings=None: (
+            talkative() if spec == "talk" else getattr(baselines, spec)()
+        ),
     )
     words = ("--episodes", 8, "--seen-episodes", 0, "--out", tmp_path / "out")
     _eval("rewarder", "--rewarder", "talk", *words)
@@ -119,3 +121,25 @@ def test_mistakes_are_one_line(tmp_path, capsys, words, message):
         _eval(*words, "--out", tmp_path / "out")
     said = capsys.readouterr().err
     assert stop.value.code == 2 and said.count("\n") == 1 and message in said
+
+
+def test_videos_are_compared_with_their_truth(tmp_path, capsys):
+    import av
+
+    curve = np.linspace(0, 100, 12).round()
+    with av.open(str(tmp_path / "a.mp4"), "w") as out:
+        stream = out.add_stream("libx264", rate=2)
+        stream.height, stream.width, stream.pix_fmt = 32, 64, "yuv420p"
+        for level in curve:
+            frame = np.full((32, 64, 3), int(level) * 2, np.uint8)
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        out.mux(stream.encode())
+    truth = {"task description": "lift", "ground-truth rewards": curve.tolist()}
+    (tmp_path / "a.ground_truth.json").write_text(json.dumps(truth))
+    out = tmp_path / "out"
+    _eval("videos", tmp_path, "--rewarder", "time", "--count", 9, "--out", out)
+    result = json.loads((out / "result.json").read_text())
+    assert result["summary"]["time"]["pearson"] > 0.99
+    assert "time: mean Pearson" in capsys.readouterr().out
+    page = (out / "report.html").read_text()
+    assert "e0-wrist" in page and "a: lift" in page
