@@ -108,13 +108,13 @@ def draw(key: Array, level: Array, steps: int) -> Schedule:
     )
     starts, modes = zip(*(_row(row) for row in rows), strict=True)
     slow = jax.random.uniform(keys[5], minval=0.5, maxval=1.0)
-    fast = jax.random.uniform(keys[6], minval=0.7, maxval=1.0)
+    fast = jax.random.uniform(keys[6], minval=0.8, maxval=1.0)
     return Schedule(
         start=jnp.stack(starts)[level] * steps,
         mode=jnp.stack(modes)[level],
         speed=jnp.where(level == 0, fast, slow),
         care=jax.random.uniform(
-            keys[8], minval=jnp.where(level == 0, 0.5, 0.15), maxval=1.0
+            keys[8], minval=jnp.where(level == 0, 0.6, 0.15), maxval=1.0
         ),
         limit=jnp.where((level == _FAILING) & by_act, 0.9 * unit[7], jnp.inf),
         failure=failure,

@@ -57,7 +57,7 @@ GENERAL: dict[tuple[str, str], tuple[str, ...]] = {
     ),
     ("contact", "yes"): ("touching {n}", "in contact", "on {n} now"),
     ("contact", "near"): ("almost touching", "close by", "close to {n}"),
-    ("contact", "no"): ("not touching", "no contact", "far from {n}"),
+    ("contact", "no"): ("not touching", "no contact", "clear of {n}"),
     ("wrong", "yes"): ("wrong object touched", "other object touched"),
     ("grasp", "yes"): ("{n} is held", "firm grip", "fingers hold {n}"),
     ("grasp", "no"): ("nothing held", "grip empty", "{n} not held"),

@@ -18,6 +18,8 @@ from soler1_jax.synthesis.look import (
 CLEAR_SHARE = 0.1
 CLEAR_M = 0.04
 DISTANCE_STEP_CM = 5
+# Share that is kept of an answer that would otherwise be the most common by far.
+KEEP_COMMON = 0.4
 
 _OPENNESS = ((0.15, "shut"), (0.4, "slightly open"), (0.7, "half open"), (2.0, "open"))
 
@@ -172,7 +174,7 @@ def openness(look: Look, rng: np.random.Generator) -> Question | None:
     answer = next(word for limit, word in _OPENNESS if travel < limit)
     return Question(
         f"how open is the {look.name(thing)} ?",
-        f"{look.name(thing)} in column {look.column(thing)}",
+        f"{look.name(thing)} is at {round(10 * travel)} of 10",
         answer,
         {"kind": "openness", "a": look.name(thing), "travel": travel},
     )
@@ -180,13 +182,14 @@ def openness(look: Look, rng: np.random.Generator) -> Question | None:
 
 def held(look: Look, rng: np.random.Generator) -> Question | None:
     """Is the gripper holding or touching something?"""
-    del rng
     if look.fact("grasped") > 0.5 or look.fact("other_grasped") > 0.5:
         state, answer = "fingers around an object", "holds"
     elif look.fact("contact") > 0.5 or look.fact("other_contact") > 0.5:
         state, answer = "fingers against something", "touches"
-    else:
+    elif rng.random() < KEEP_COMMON:
         state, answer = "fingers free", "nothing"
+    else:
+        return None
     return Question(
         "does the gripper hold or touch something ?",
         state,

@@ -17,6 +17,8 @@ from soler1_jax.synthesis.look import FIXTURES, GRIPPER, OBJECTS, Look, Question
 MOVED_M = 0.02
 MOVED_TRAVEL = 0.12
 MOVED_PERCENT = 12.0
+# Share that is kept of an answer that would otherwise be the most common by far.
+KEEP_COMMON = 0.4
 # Only near-expert runs go one way, so that order can be told from the pictures.
 ORDERED_LEVEL = 1
 
@@ -38,7 +40,6 @@ Maker = Callable[[Look, Look, np.random.Generator], Question | None]
 
 def moved(before: Look, after: Look, rng: np.random.Generator) -> Question | None:
     """Which thing, beside the gripper, has moved?"""
-    del rng
     amounts = {}
     for thing in (*OBJECTS, *FIXTURES):
         if not after.name(thing) or not (before.seen(thing) or after.seen(thing)):
@@ -52,6 +53,8 @@ def moved(before: Look, after: Look, rng: np.random.Generator) -> Question | Non
         return None
     most = max(amounts, key=lambda thing: amounts[thing])
     answer = after.name(most) if amounts[most] >= 1 else "nothing"
+    if answer == "nothing" and rng.random() > KEEP_COMMON:
+        return None
     still = [after.name(c) for c in amounts if amounts[c] < 0.5]
     said = f"{still[0]} stays" if still else "all moved"
     moving = f"{answer} moves" if answer != "nothing" else "only the gripper moves"
@@ -141,6 +144,8 @@ def fixture(before: Look, after: Look, rng: np.random.Generator) -> Question | N
     answer = "neither"
     if abs(change) >= MOVED_TRAVEL:
         answer = "opened" if change > 0 else "closed"
+    elif rng.random() > KEEP_COMMON:
+        return None
     word = {"neither": "as before", "opened": "wider", "closed": "narrower"}[answer]
     return Question(
         f"has the {after.name(thing)} opened or closed ?",

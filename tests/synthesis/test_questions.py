@@ -121,7 +121,8 @@ def test_what_moved_is_what_moved_most():
         episode.facts[:, records.FACTS.index(name)] = 0.5
     looks = Look(episode, 0), Look(episode, 3)
     rng = np.random.default_rng(0)
-    assert temporal.moved(*looks, rng).answer == "nothing"
+    told = [temporal.moved(*looks, rng) for _ in range(20)]
+    assert {q.answer for q in told if q} == {"nothing"}
     episode.facts[3, records.FACTS.index("slide")] = 0.9
     assert temporal.moved(*looks, rng).answer == "drawer"
     episode.facts[3, records.FACTS.index("object1_x")] = 0.3
