@@ -69,7 +69,7 @@ align-self:flex-end}
 border-radius:6px;padding:3px 12px;font:inherit;cursor:pointer}
 .bar input{flex:1;accent-color:var(--series-2);min-width:80px}
 .bar output{color:var(--soft);font-size:13px;font-variant-numeric:tabular-nums}
-.now{min-height:2.2em;margin:8px 0 0;font-style:italic}
+.now{min-height:2.2em;margin:8px 0 0;font-style:italic}.now:empty{min-height:0}
 .shots{display:grid;grid-template-columns:repeat(auto-fill,minmax(185px,1fr));gap:12px;
 margin-top:14px;border-top:1px solid var(--rule);padding-top:14px}
 .shot{display:flex;gap:10px;font-size:13px;line-height:1.35}

@@ -6,8 +6,10 @@ and thoughts, `config.json` and `env.json`. Sub-folders belong to the run.
 """
 
 import html
+import itertools
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -127,14 +129,25 @@ def _curves(folder: Path) -> str:
 
 def _episodes(folder: Path) -> str:
     paths = sorted(folder.rglob("episodes/*.npz"))
-    players = [
-        player(load_episode(path), f"e{index}")
-        for index, path in enumerate(paths[:MAX_EPISODES])
-    ]
+    shown = _spread(paths, MAX_EPISODES)
+    players = [player(load_episode(p), f"e{i}") for i, p in enumerate(shown)]
     note = "The rewarder is asked at the frames shown below each film."
-    if len(paths) > MAX_EPISODES:
-        note += f" {MAX_EPISODES} of {len(paths)} episodes are shown."
+    if len(paths) > len(shown):
+        note += f" {len(shown)} of {len(paths)} episodes are shown."
     return section("Episodes", *players, note=note)
+
+
+def _spread(paths: Sequence[Path], count: int) -> list[Path]:
+    """Up to `count` paths, equally many of each kind; numbers make no kind.
+
+    So every task, before and after learning, is seen, whatever the number of seeds.
+    """
+    kinds: dict[str, list[Path]] = {}
+    for path in paths:
+        kinds.setdefault(re.sub(r"\d+", "", str(path)), []).append(path)
+    turns = itertools.zip_longest(*kinds.values())
+    chosen = [path for turn in turns for path in turn if path is not None]
+    return sorted(chosen[:count])
 
 
 def _about(config: Mapping[str, Any], environment: Mapping[str, Any]) -> str:

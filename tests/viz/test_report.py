@@ -3,12 +3,13 @@
 import html.parser
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from soler1_jax.common.errors import UserError
-from soler1_jax.viz import curves, player
+from soler1_jax.viz import curves, player, report
 from soler1_jax.viz.episodes import save_episode
 from soler1_jax.viz.report import write_report
 
@@ -141,3 +142,17 @@ def test_folders_without_a_run_are_refused(tmp_path):
     (tmp_path / "result.json").write_text('{"half')
     with pytest.raises(UserError, match="whole"):
         write_report(tmp_path)
+
+
+def test_of_many_episodes_every_kind_is_shown():
+    paths = [
+        Path(f"episodes/{task}-seed{seed}-{stage}-0.npz")
+        for task in ("lift", "open")
+        for seed in range(5)
+        for stage in ("after", "before")
+    ]
+    shown = [str(p) for p in report._spread(paths, 6)]
+    assert len(shown) == 6
+    for kind in ("lift-seed0-after", "lift-seed0-before", "open-seed0-before"):
+        assert any(kind in p for p in shown), kind
+    assert report._spread(paths[:3], 6) == sorted(paths[:3])
