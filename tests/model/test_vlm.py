@@ -1,0 +1,233 @@
+"""The model as a whole: who may influence whom, and cached against uncached."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from soler1_jax.common.errors import UserError
+from soler1_jax.model.functional import Functional, Params
+from soler1_jax.model.vlm import VLM
+
+PROMPT = jnp.array([[21, 22, 23, 24, 0], [25, 26, 0, 0, 0]])
+COMPLETION = jnp.array([[4, 30, 31, 5, 6, 9, 11], [4, 32, 5, 6, 10, 12, 13]])
+
+
+def _ground(vlm: VLM, frames: jax.Array) -> list[Any]:
+    count = frames.shape[0]
+    ids = jnp.tile(PROMPT[:1, :2], (count, 1))
+    grounded = vlm.ground(vlm.encode(frames), ids, jnp.ones((count, 2), bool))
+    return [jax.tree.map(lambda x, i=i: x[i::3], grounded) for i in range(3)]
+
+
+def _outputs(
+    model: Functional, params: Params, frames: jax.Array, **change: Any
+) -> Any:
+    given = {"prompt": PROMPT, "completion": COMPLETION, "frame_mask": None} | change
+
+    def run(params: Params) -> Any:
+        vlm = model.module(params)
+        prompt = given["prompt"]
+        prefix = vlm.prefix(
+            _ground(vlm, frames), prompt, prompt != 0, given["frame_mask"]
+        )
+        completion = given["completion"]
+        return vlm.logits(prefix, completion, completion != 0)
+
+    return jax.jit(run)(params)
+
+
+def _assert_close(a: Any, b: Any, tolerance: float = 2e-5) -> None:
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, atol=tolerance, rtol=tolerance),
+        a,
+        b,
+    )
+
+
+def _cached(model: Functional, params: Params, frames: jax.Array) -> Any:
+    def run(params: Params) -> Any:
+        vlm = model.module(params)
+        prefix = vlm.prefix(_ground(vlm, frames), PROMPT, PROMPT != 0)
+        cache, step, state = vlm.prefill(prefix, COMPLETION.shape[1])
+        steps = [step]
+        for token in COMPLETION.T[:-1]:
+            cache, step = vlm.decode_step(cache, token)
+            steps.append(step)
+        stacked = jax.tree.map(lambda *x: jnp.stack(x, axis=1), *steps)
+        return (*stacked, state)
+
+    return jax.jit(run)(params)
+
+
+@pytest.mark.parametrize("attention", ["bidirectional", "causal"])
+@pytest.mark.parametrize("scan", [False, True])
+def test_cached_decoding_equals_teacher_forcing(
+    model: Functional, frames: jax.Array, attention: str, scan: bool
+) -> None:
+    text = dataclasses.replace(
+        model.config.text, prefix_attention=attention, scan_layers=scan
+    )
+    model = Functional(dataclasses.replace(model.config, text=text))
+    params = model.init(0)
+    forced = _outputs(model, params, frames)
+    _assert_close(tuple(forced), _cached(model, params, frames))
+
+
+def test_frames_are_encoded_on_their_own(
+    model: Functional, params: Params, frames: jax.Array
+) -> None:
+    together = model.encode(params, frames)
+    for index in range(2):
+        alone = model.encode(params, frames[index : index + 1])
+        picked = jax.tree.map(lambda x, i=index: x[i : i + 1], together)
+        _assert_close(alone, picked)
+
+    def foreign(frames: jax.Array) -> jax.Array:
+        return sum(jnp.sum(leaf[1]) for leaf in model.encode(params, frames))
+
+    # The conversion from uint8 is linear, so float frames give the same derivative.
+    influence = jax.grad(foreign)(frames.astype(jnp.float32))
+    assert np.all(np.asarray(influence[0]) == 0)
+    assert np.any(np.asarray(influence[1]) != 0)
+
+
+def test_padding_of_the_prompt_changes_nothing(
+    model: Functional, params: Params, frames: jax.Array
+) -> None:
+    longer = jnp.pad(PROMPT, ((0, 0), (0, 4)))
+    _assert_close(
+        _outputs(model, params, frames), _outputs(model, params, frames, prompt=longer)
+    )
+
+
+def test_what_lies_under_padding_changes_nothing(
+    model: Functional, params: Params, frames: jax.Array
+) -> None:
+    def run(prompt: jax.Array) -> Any:
+        vlm = model.module(params)
+        prefix = vlm.prefix(_ground(vlm, frames), prompt, PROMPT != 0)
+        return vlm.logits(prefix, COMPLETION, COMPLETION != 0)
+
+    _assert_close(run(PROMPT), run(jnp.where(PROMPT == 0, 33, PROMPT)))
+
+
+def test_absent_frames_equal_frames_never_given(
+    model: Functional, params: Params, frames: jax.Array
+) -> None:
+    only_first = jnp.array([[True, False, False]] * 2)
+    masked = _outputs(model, params, frames, frame_mask=only_first)
+    vlm = model.module(params)
+    prefix = vlm.prefix(_ground(vlm, frames)[:1], PROMPT, PROMPT != 0)
+    _assert_close(masked, vlm.logits(prefix, COMPLETION, COMPLETION != 0))
+
+
+def test_completion_is_causal(
+    model: Functional, params: Params, frames: jax.Array
+) -> None:
+    before = _outputs(model, params, frames)
+    changed = COMPLETION.at[:, 3].set(35)
+    after = _outputs(model, params, frames, completion=changed)
+    _assert_close(before.logits[:, :4], after.logits[:, :4])
+    _assert_close(before.state, after.state)
+    assert np.abs(before.logits[:, 4:] - after.logits[:, 4:]).min(axis=-1).max() > 1e-6
+
+
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_every_frame_matters_and_so_does_its_role(
+    model: Functional, params: Params, frames: jax.Array, which: int
+) -> None:
+    before = _outputs(model, params, frames)
+    after = _outputs(model, params, frames.at[which].set(255 - frames[which]))
+    assert np.abs(before.state[0] - after.state[0]).max() > 1e-4
+    _assert_close(before.state[1], after.state[1])
+    swapped = _outputs(model, params, frames[jnp.array([2, 1, 0, 3, 4, 5])])
+    assert np.abs(before.state[0] - swapped.state[0]).max() > 1e-4
+
+
+def test_scanned_layers_compute_what_unrolled_ones_do(
+    model: Functional, params: Params, frames: jax.Array
+) -> None:
+    config = dataclasses.replace(
+        model.config,
+        text=dataclasses.replace(model.config.text, scan_layers=True, remat=True),
+        vision=dataclasses.replace(model.config.vision, scan_layers=True),
+    )
+    scanned = Functional(config)
+
+    def stack(layers: dict[str, Any]) -> dict[str, Any]:
+        blocks = layers["blocks"]
+        ordered = [blocks[str(i)] for i in range(len(blocks))]
+        return {"stacked": jax.tree.map(lambda *x: jnp.stack(x), *ordered)}
+
+    moved = dict(params)
+    moved["language_model"] = params["language_model"] | {
+        "layers": stack(params["language_model"]["layers"])
+    }
+    moved["visual"] = params["visual"] | {"blocks": stack(params["visual"]["blocks"])}
+    assert jax.tree.structure(moved) == jax.tree.structure(scanned.shapes())
+    _assert_close(_outputs(model, params, frames), _outputs(scanned, moved, frames))
+
+    def loss(functions: Functional) -> Any:
+        return lambda p: jnp.sum(_outputs(functions, p, frames).logits ** 2)
+
+    name = "embed_tokens"
+    _assert_close(
+        jax.grad(loss(model))(params)[name],
+        jax.grad(loss(scanned))(moved)[name],
+        tolerance=1e-3,
+    )
+
+
+def test_deepstack_enters_at_the_pictures_of_the_first_layers_only(
+    model: Functional, params: Params, frames: jax.Array
+) -> None:
+    vlm = model.module(params)
+    prefix = vlm.prefix(_ground(vlm, frames), PROMPT, PROMPT != 0)
+    shown = model.config.frame_token_count
+    merged = model.config.vision.token_count
+    stack = np.asarray(prefix.deepstack)
+    assert stack.shape[1:3] == (1, 3 * shown)
+    slots = np.arange(3 * shown) % shown >= merged
+    assert np.all(stack[:, :, slots] == 0)
+    assert np.all(np.abs(stack[:, :, ~slots]).max(axis=-1) > 0)
+    with_it = vlm.logits(prefix, COMPLETION, COMPLETION != 0).state
+    without = prefix._replace(deepstack=jnp.zeros_like(prefix.deepstack))
+    without = vlm.logits(without, COMPLETION, COMPLETION != 0).state
+    assert np.abs(with_it - without).max() > 1e-4
+
+
+def test_bfloat16_stays_near_float32(
+    model: Functional, params: Params, frames: jax.Array
+) -> None:
+    half = Functional(dataclasses.replace(model.config, dtype="bfloat16"))
+    exact = _outputs(model, params, frames)
+    rough = _outputs(half, params, frames)
+    assert rough.logits.dtype == jnp.float32
+    assert np.abs(exact.logits - rough.logits).max() < 0.15
+
+
+def test_logical_axes_name_every_dimension(model: Functional) -> None:
+    text = dataclasses.replace(model.config.text, scan_layers=True)
+    model = Functional(dataclasses.replace(model.config, text=text))
+    shapes, treedef = jax.tree.flatten(model.shapes())
+    for names, shape in zip(
+        treedef.flatten_up_to(model.logical_axes()), shapes, strict=True
+    ):
+        assert len(names) == len(shape.shape)
+    axes = model.logical_axes()["language_model"]["layers"]["stacked"]
+    assert axes["mlp"]["gate_proj"]["kernel"] == ("layers", "embed", "mlp")
+
+
+def test_frames_of_another_size_are_refused(model: Functional, params: Params) -> None:
+    with pytest.raises(UserError, match="16x16"):
+        model.encode(params, jnp.zeros((1, 32, 32, 3), jnp.uint8))
+
+
+def test_missing_weights_are_named(model: Functional, params: Params) -> None:
+    broken = {k: v for k, v in params.items() if k != "value_head"}
+    with pytest.raises(UserError, match="value_head"):
+        model.module(broken)
