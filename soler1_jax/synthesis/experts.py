@@ -28,8 +28,6 @@ ALIGNED_M = 0.02
 CLOSED_M = 0.014
 # Far enough ahead that the gripper moves at full speed.
 AHEAD_M = 0.1
-# Objects creep down between the fingers; gripping them below the middle buys time.
-_LOW = 0.3
 
 _UP = jnp.array([0.0, 0.0, 1.0])
 
@@ -168,7 +166,7 @@ def _when(flag: Array, yes: Intent, no: Intent) -> Intent:
 
 
 def _lift(facts: Facts, thing: Array, size: Array, held: Array, plan: Plan) -> Intent:
-    seize = _seize(facts, thing - _LOW * size * _UP, thing[2] + size)
+    seize = _seize(facts, thing, thing[2] + size)
     raised = Intent(facts.gripper + AHEAD_M * _UP, jnp.array(1.0))
     shun = Intent(_apart(facts, thing, plan), jnp.array(-1.0))
     kept = _kept(facts, thing, size, held)
@@ -191,7 +189,7 @@ def _place(facts: Facts, thing: Array, size: Array, held: Array, sign: Array) ->
     carried = Intent(goal, jnp.where(down, -1.0, 1.0))
     there = down | (over & (thing[2] < carry - 0.01) & ~held & (sign > 0))
     leave = Intent(facts.gripper + AHEAD_M * _UP, jnp.array(-1.0))
-    seize = _seize(facts, thing - _LOW * size * _UP, thing[2] + size)
+    seize = _seize(facts, thing, thing[2] + size)
     kept = _kept(facts, thing, size, held)
     return _when(kept & ~down, carried, _when(there, leave, seize))
 
