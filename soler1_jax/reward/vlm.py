@@ -45,13 +45,13 @@ class VLMSettings:
         draws them, "expected" is the mean of the value head's distribution after a
         greedy thought.
       temperature: of "sampled".
-      thought_budget: longest thought in tokens.
+      thought_budget: longest thought in tokens; the default is what training allows.
       prompt_length: L.
     """
 
     readout: Readout = "expected"
     temperature: float = 1.0
-    thought_budget: int = 28
+    thought_budget: int = 31
     prompt_length: int = prompt.PROMPT_LENGTH
 
     def __post_init__(self) -> None:

@@ -1,5 +1,6 @@
 """A world without physics: a green dot must reach a red one, on a small picture."""
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import flax.struct
@@ -35,12 +36,12 @@ def draw(data: dict[str, jax.Array], size: int) -> jax.Array:
 
 
 class ToyReach:
-    """Task 0: reach the dot. Task 1: get away from it."""
+    """Task 0: reach the dot. 1: get away from it. 2: as 0, but the metrics lie."""
 
     action_size = 2
 
-    def __init__(self, image_size: int = 16, gain: float = 1.0):
-        self.image_size, self.gain = image_size, gain
+    def __init__(self, image_size: int = 16):
+        self.image_size = image_size
 
     def reset_task(self, key: jax.Array, task: jax.Array) -> ToyState:
         keys = jax.random.split(key)
@@ -60,7 +61,7 @@ class ToyReach:
     def _state(self, data: dict[str, Any]) -> ToyState:
         gap = jnp.linalg.norm(data["gripper"] - data["target"])
         progress = jnp.clip(100 * (1 - gap / 0.6), -100.0, 100.0)
-        progress = self.gain * jnp.where(data["task"] == 0, progress, -progress)
+        progress = progress * jnp.array([1.0, -1.0, -0.37])[data["task"]]
         return ToyState(
             data=data,
             obs={
@@ -78,3 +79,17 @@ class ToyReach:
 def toy_reach() -> type[ToyReach]:
     """The class; tests choose its settings."""
     return ToyReach
+
+
+@pytest.fixture
+def compilations() -> Iterator[list[str]]:
+    """Grows by one whenever XLA compiles a program."""
+    events: list[str] = []
+
+    def heard(name: str, seconds: float, **_: Any) -> None:
+        if name == "/jax/core/compile/backend_compile_duration":
+            events.append(name)
+
+    jax.monitoring.register_event_duration_secs_listener(heard)
+    yield events
+    jax.monitoring.unregister_event_duration_listener(heard)

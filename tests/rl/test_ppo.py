@@ -1,0 +1,28 @@
+"""Advantages against their definition; an impossible batch."""
+
+import jax
+import numpy as np
+import pytest
+
+from soler1_jax.common.errors import UserError
+from soler1_jax.rl.ppo import PPOConfig, advantages, make_ppo
+from soler1_jax.rl.types import Shapes
+
+
+def test_advantages_are_the_weighted_sum_of_later_errors(key):
+    discount, trace = 0.9, 0.7
+    reward = np.asarray(jax.random.normal(key, (5, 2)))
+    value = np.asarray(jax.random.normal(jax.random.key(1), (6, 2)))
+    delta = reward + discount * value[1:] - value[:-1]
+    expected = [
+        sum((discount * trace) ** (j - t) * delta[j] for j in range(t, 5))
+        for t in range(5)
+    ]
+    found = advantages(reward, value, discount, trace)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_a_batch_larger_than_an_iteration_is_refused():
+    config = PPOConfig(worlds=8, quiet=2, batch=61)
+    with pytest.raises(UserError, match="60 learned steps; got 61"):
+        make_ppo(config, Shapes((8, 8, 3), 1, 1), 10)
