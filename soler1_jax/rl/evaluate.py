@@ -42,6 +42,15 @@ def summary(record: EpisodeRecord) -> dict[str, jax.Array]:
     }
 
 
+def quiet_summary(record: EpisodeRecord, quiet: int) -> dict[str, jax.Array]:
+    """Success of the first `quiet` worlds, which act without noise; traceable."""
+    predicted = record.predicted[1:, :quiet]
+    return {
+        "quiet_success": jnp.mean(record.success[:quiet]),
+        "quiet_perceived": jnp.mean(jnp.max(predicted, axis=0)) / 100.0,
+    }
+
+
 def combine(parts: Sequence[dict[str, np.ndarray]], worlds: int) -> list[Evaluation]:
     """Averages summaries [R] of equally many episodes each into one a run."""
     runs = len(parts[0]["true_success"])

@@ -23,6 +23,8 @@ from soler1_jax.rl import snapshot
 from soler1_jax.rl.train import Trainer
 from soler1_jax.rl.types import EpisodeRecord
 
+STOP_OVER = 4
+
 
 class Job(NamedTuple):
     """One run."""
@@ -41,11 +43,15 @@ class RunsConfig:
       iterations: episodes of all worlds that each job learns from.
       episodes: fresh episodes of each evaluation, at least.
       save_seconds: between two snapshots; 0 saves after every iteration.
+      stop_at: perceived success, a fraction, at which a group stops early: all its
+        noise-free worlds must have reached it over the last `STOP_OVER` iterations.
+        The truth plays no part. None never stops.
     """
 
     iterations: int
     episodes: int = 64
     save_seconds: float = 60.0
+    stop_at: float | None = None
 
     def __post_init__(self) -> None:
         """Raises UserError for values that cannot work."""
@@ -108,7 +114,7 @@ def run_jobs(
                 write_json(done, [dataclasses.asdict(r) for r in found])
                 group.snapshot.unlink(missing_ok=True)
             results += [JobResult(**row) for row in read_json(done)]
-            bar.update(sum(r.env_steps for r in results))
+            bar.update((start + len(wanted)) * total // len(jobs))
     return results
 
 
@@ -156,13 +162,13 @@ class _Group:
             history.curves = [[] for _ in self.wanted]
             self._forget_later_lines()
         saved = time.monotonic()
-        while history.iteration < self.config.iterations:
+        while history.iteration < self.config.iterations and not self._enough():
             self._iterate()
             if time.monotonic() - saved >= self.config.save_seconds:
                 snapshot.save(self.snapshot, self.state, dataclasses.asdict(history))
                 saved = time.monotonic()
         after = self._evaluate("after", keep)
-        count = self.config.iterations
+        count = history.iteration
         return [
             JobResult(
                 task=job.task,
@@ -185,6 +191,14 @@ class _Group:
             self.state, extra = found
             self.history = _History(**extra)
             self._forget_later_lines()
+
+    def _enough(self) -> bool:
+        goal, curves = self.config.stop_at, self.history.curves
+        if goal is None or len(curves[0]) < STOP_OVER:
+            return False
+        recent = [row["quiet_perceived"] for c in curves for row in c[-STOP_OVER:]]
+        means = np.reshape(recent, (len(curves), STOP_OVER)).mean(axis=1)
+        return bool(np.all(means >= goal))
 
     def _iterate(self) -> None:
         history, start = self.history, time.monotonic()
@@ -236,6 +250,6 @@ class _Group:
 
 def _scalars(metrics: dict[str, Any], run: int) -> dict[str, float]:
     """One run's metrics as a flat row of plain numbers."""
-    flat = {**metrics["episodes"], **metrics["losses"]}
-    flat |= {k: metrics[k] for k in ("quiet_success", "reward")}
+    flat = {**metrics["episodes"], **metrics["quiet"], **metrics["losses"]}
+    flat["reward"] = metrics["reward"]
     return {name: round(float(value[run]), 5) for name, value in flat.items()}

@@ -231,7 +231,7 @@ def _make_iteration(
         state = LoopState(learned, key, state.iteration + mode.learn.astype(jnp.int32))
         metrics = {
             "episodes": evaluate.summary(record),
-            "quiet_success": jnp.mean(record.success[: agent.quiet]),
+            "quiet": evaluate.quiet_summary(record, agent.quiet),
             "reward": jnp.mean(episode.reward),
             "losses": losses,
         }

@@ -1,0 +1,113 @@
+"""The model as rewarder: what it remembers, what it depends on, how it is read."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from soler1_jax.checkpoints.store import save_model
+from soler1_jax.common.errors import UserError
+from soler1_jax.common.rewarder import bin_centers
+from soler1_jax.model.functional import functional
+from soler1_jax.model.presets import micro
+from soler1_jax.reward.load import load_rewarder
+from soler1_jax.reward.vlm import VLMSettings, make_rewarder
+from soler1_jax.tokenizers.sentencepiece import train_tokenizer
+
+SENTENCES = ["lift the red cube", "open the drawer"]
+BUDGET = 4
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """Configuration, weights and tokenizer of a tiny untrained model."""
+    path = tmp_path_factory.mktemp("words") / "tokenizer.model"
+    tokenizer = train_tokenizer(SENTENCES * 4, path, 160)
+    config = micro(tokenizer.vocab_size)
+    return config, functional(config, seed=3)[1], tokenizer
+
+
+def watch(model, frames, readout="greedy", seed=0):
+    """Asks about frames [Q+1, B, ...] in order: verdicts [Q, B] and the last state."""
+    settings = VLMSettings(readout=readout, thought_budget=BUDGET, prompt_length=12)
+    rewarder = make_rewarder(*model, "tiny", settings)
+    text = jax.tree.map(jnp.asarray, rewarder.prepare(SENTENCES))
+
+    @jax.jit
+    def run(params, frames, key):
+        keys = jax.random.split(key, len(frames))
+        state = rewarder.start(params, {"external": frames[0]}, text, keys[0])
+
+        def ask(state, now):
+            frame, key = now
+            return rewarder.score(params, state, {"external": frame}, key, None)
+
+        return jax.lax.scan(ask, state, (frames[1:], keys[1:]))
+
+    state, verdicts = run(rewarder.params, frames, jax.random.key(seed))
+    return rewarder, state, verdicts
+
+
+@pytest.fixture(scope="module")
+def frames():
+    shape = (4, 2, 16, 16, 3)
+    return jax.random.randint(jax.random.key(5), shape, 0, 255).astype(jnp.uint8)
+
+
+def test_every_answer_parses_and_reads_back(model, frames):
+    rewarder, _, verdicts = watch(model, frames)
+    assert bool(verdicts.parsed.all())
+    assert verdicts.tokens.shape == (3, 2, BUDGET + 9)
+    for tokens, progress in zip(
+        verdicts.tokens.reshape(6, -1), verdicts.progress.ravel(), strict=True
+    ):
+        text = rewarder.decode(np.asarray(tokens))
+        assert text.endswith(f"<answer>{int(progress):+04d}</answer>")
+    np.testing.assert_allclose(verdicts.distribution.sum(-1), 1, rtol=1e-5)
+    np.testing.assert_allclose(
+        verdicts.expected, verdicts.distribution @ bin_centers(), rtol=1e-5
+    )
+    assert (np.abs(verdicts.progress) <= 100).all()
+
+
+def test_expected_readout_is_the_mean_of_the_value_head(model, frames):
+    _, _, verdicts = watch(model, frames, "expected")
+    np.testing.assert_array_equal(verdicts.progress, verdicts.expected)
+
+
+def test_only_sampling_depends_on_the_key(model, frames):
+    tokens = {
+        (readout, seed): np.asarray(watch(model, frames, readout, seed)[2].tokens)
+        for readout in ("greedy", "sampled")
+        for seed in (0, 1)
+    }
+    np.testing.assert_array_equal(tokens["greedy", 0], tokens["greedy", 1])
+    assert (tokens["sampled", 0] != tokens["sampled", 1]).any()
+
+
+def test_the_current_frame_becomes_the_previous_one(model, frames):
+    _, state, _ = watch(model, frames)
+    _, short, _ = watch(model, frames[jnp.array([0, 3, 3, 3])])
+    # The same first and last frame: memory holds nothing else.
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), state, short)
+    _, other, _ = watch(model, frames[jnp.array([0, 1, 2, 2])])
+    assert not np.allclose(state.previous.tokens, other.previous.tokens)
+    np.testing.assert_allclose(state.first.tokens, other.first.tokens, atol=1e-5)
+
+
+def test_a_model_folder_is_loaded_and_says_the_same(model, frames, tmp_path):
+    save_model(tmp_path / "m", *model, {}, dtype="float32")
+    settings = VLMSettings(readout="greedy", thought_budget=BUDGET, prompt_length=12)
+    loaded = load_rewarder(str(tmp_path / "m"), settings)
+    made = make_rewarder(*model, "tiny", settings)
+    jax.tree.map(np.testing.assert_array_equal, loaded.params, made.params)
+    assert loaded.image_size == 16 and loaded.views == ("external",)
+    assert not loaded.uses_truth
+
+
+def test_sentences_that_cannot_be_asked_are_refused(model):
+    rewarder = make_rewarder(*model, "tiny", VLMSettings(prompt_length=6))
+    with pytest.raises(UserError, match="a task is a sentence"):
+        rewarder.prepare([" . "])
+    with pytest.raises(UserError, match="6 tokens"):
+        rewarder.prepare(["lift the red cube and then open the drawer again"])
