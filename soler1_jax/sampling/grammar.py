@@ -80,7 +80,9 @@ class _Table:
 
     def allow(self, name: object, tokens: object, following: object) -> None:
         """Adds transitions from one state to another."""
-        self.rows[self.state(name)][tokens] = self.state(following)
+        # The source is numbered first, so that the start is state 0.
+        row = self.rows[self.state(name)]
+        row[tokens] = self.state(following)
 
 
 def progress_grammar(vocab_size: int, thought_budget: int = 28) -> Grammar:
