@@ -2,9 +2,10 @@
 
     python experiments/nano.py
 
-Synthesises training episodes and episodes of unseen tasks, trains the tokenizer and
-the model (perception, comparison, progress), improves it with verifiable rewards, and
-evaluates the better of the two on episodes of unseen tasks that no choice was made on.
+Synthesises training episodes and episodes of unseen tasks; trains the tokenizer; then
+teaches the model to see, to compare frames and to state progress, and improves it with
+verifiable rewards. Checkpoints are chosen on one set of unseen tasks, the figures that
+are shipped come from another.
 Hardware: one CPU core; figures and wall time of the shipped weights are in
 soler1_jax/reward/weights/nano/metadata.json. Every part continues if it was killed.
 """
@@ -29,17 +30,17 @@ class Args:
     """Folder of the data sets."""
     episodes: int = 6144
     """Training episodes."""
-    exam_episodes: int = 96
+    exam_episodes: int = 128
     """Episodes of unseen tasks by which the best weights are chosen."""
     test_episodes: int = 256
     """Other episodes of unseen tasks, for the figures that are shipped."""
-    perception_steps: int = 3000
+    perception_steps: int = 4000
     """Steps of learning to see."""
-    compare_steps: int = 400
+    compare_steps: int = 300
     """Steps of questions."""
-    progress_steps: int = 4000
+    progress_steps: int = 4200
     """Steps of progress queries."""
-    rlvr_steps: int = 40
+    improve_steps: int = 40
     """Steps of reinforcement learning; 0 for none."""
     seed: int = 0
     """Of everything."""
@@ -63,29 +64,43 @@ def main(args: Args) -> None:
         synth.run(
             synth.Args(out=args.data / name, episodes=count, split=split, seed=seed)
         )
+    folders = {name: args.out / name for name in ("see", "ask", "improve")}
     sft.run(
         sft.Args(
             data=args.data / "train",
-            unseen=args.data / "exam",
-            exam_episodes=args.exam_episodes,
-            out=args.out / "sft",
+            out=folders["see"],
             perception_steps=args.perception_steps,
-            compare_steps=args.compare_steps,
-            progress_steps=args.progress_steps,
+            compare_steps=0,
+            progress_steps=0,
             seed=args.seed,
         )
     )
-    stages = {"sft": args.out / "sft"}
-    if args.rlvr_steps:
-        stages["rlvr"] = args.out / "rlvr"
+    sft.run(
+        sft.Args(
+            model=str(folders["see"] / "model"),
+            data=args.data / "train",
+            unseen=args.data / "exam",
+            exam_episodes=args.exam_episodes,
+            out=folders["ask"],
+            perception_steps=0,
+            compare_steps=args.compare_steps,
+            progress_steps=args.progress_steps,
+            save_every=300,
+            watch_every=300,
+            seed=args.seed,
+        )
+    )
+    stages = {"ask": folders["ask"]}
+    if args.improve_steps:
+        stages["improve"] = folders["improve"]
         rlvr.run(
             rlvr.Args(
-                model=args.out / "sft" / "model",
+                model=folders["ask"] / "model",
                 data=args.data / "train",
                 unseen=args.data / "exam",
                 exam_episodes=args.exam_episodes,
-                out=args.out / "rlvr",
-                steps=args.rlvr_steps,
+                out=folders["improve"],
+                steps=args.improve_steps,
                 seed=args.seed + 1,
             )
         )

@@ -81,7 +81,7 @@ def improve(
     tx = optimizer.make_optimizer(
         settings.optimizer, optimizer.schedule(settings.optimizer, updates)
     )
-    first, shardings = supervise.place_state(learner, tx, settings.seed, place.mesh)
+    begin, shardings = supervise.beginning(learner, tx, settings.seed, place.mesh)
     budget = settings.batch.completion_length - supervise.FIXED_TOKENS
     grammar = progress_grammar(functions.config.text.vocab_size, budget)
     sampling = rlvr.sampling_of(config.grpo, grammar)
@@ -107,5 +107,5 @@ def improve(
     data = dataset(episodes, supervise.Words(tokenizer), settings.batch, settings.seed)
     stage = loop.Stage("rlvr", settings.steps, step, curriculum.reader(data, "rlvr"))
     return loop.train(
-        [stage], first, place.run, place.store, place.mesh, settings.loop, watch
+        [stage], begin(), place.run, place.store, place.mesh, settings.loop, watch
     )

@@ -1,7 +1,7 @@
 """A supervised run from its parts, and the examiner that watches it."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -78,10 +78,13 @@ class Place(NamedTuple):
     mesh: Mesh
 
 
-def place_state(
+def beginning(
     learner: Learner, tx: Any, seed: int, mesh: Mesh
-) -> tuple[state.TrainState, Any]:
-    """The first state of a run on the mesh, and where its arrays lie."""
+) -> tuple[Callable[[], state.TrainState], Any]:
+    """How to make a run's first state on the mesh, and where its arrays will lie.
+
+    Making it takes a compilation, so what can be refused is refused before.
+    """
     functions = learner.functions
 
     def make(given: Params | None) -> state.TrainState:
@@ -90,7 +93,7 @@ def place_state(
 
     shapes = jax.eval_shape(make, learner.params)
     placed = state.state_shardings(shapes, mesh, functions.logical_axes())
-    return jax.jit(make, out_shardings=placed)(learner.params), placed
+    return lambda: jax.jit(make, out_shardings=placed)(learner.params), placed
 
 
 def supervise(
@@ -114,7 +117,7 @@ def supervise(
     feed.check_divides(plan.perception_episodes, place.mesh, "--perception-episodes")
     rate = curriculum.learning_rate(settings.optimizer, plan)
     tx = optimizer.make_optimizer(settings.optimizer, rate)
-    first, shardings = place_state(learner, tx, settings.seed, place.mesh)
+    begin, shardings = beginning(learner, tx, settings.seed, place.mesh)
 
     def make_step(loss: sft.LossFn) -> Any:
         return sft.make_step(loss, functions.module, tx, shardings)
@@ -128,7 +131,7 @@ def supervise(
         make_step,
     )
     return loop.train(
-        stages, first, place.run, place.store, place.mesh, settings.loop, watch
+        stages, begin(), place.run, place.store, place.mesh, settings.loop, watch
     )
 
 
