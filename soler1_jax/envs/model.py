@@ -7,6 +7,11 @@ cameras in here are place-holders: `scene.SceneParams` replaces them per world.
 Contacts are few on purpose: finger tips against object boxes and handles, and object
 against object as spheres. Every pair is explicit; nothing else collides.
 
+The solver (conjugate gradients on sparse matrices, Euler with implicit joint damping)
+is chosen because none of it calls LAPACK: batches of small Cholesky factors, which
+Newton needs, wait for XLA's thread pool from inside that pool and can stop a CPU for
+good (jaxlib 0.10).
+
 Units: metres, kilograms, seconds.
 """
 
@@ -18,10 +23,13 @@ import numpy as np
 
 TIMESTEP = 0.02
 SUBSTEPS = 2
+ITERATIONS = 6
+LINE_SEARCH = 4
 CONTROL_STEP = TIMESTEP * SUBSTEPS
 
 TIP_RADIUS = 0.012
 FINGER_TRAVEL = 0.05
+GRIPPER_DAMPING = 38
 
 # Order of joints in qpos: gripper x y z, fingers, objects (x y z yaw each), fixtures.
 GRIPPER_Q = slice(0, 3)
@@ -79,8 +87,8 @@ def _fixture(name: str, joint: str) -> str:
 def _finger(name: str, side: int) -> str:
     return f"""
       <body name="{name}" pos="{side * TIP_RADIUS} 0 0" gravcomp="1">
-        <inertial pos="0 0 0" mass="0.05" diaginertia="1e-4 1e-4 1e-4"/>
-        <joint name="{name}" type="slide" axis="{side} 0 0" damping="2"
+        <inertial pos="0 0 0" mass="0.25" diaginertia="1e-4 1e-4 1e-4"/>
+        <joint name="{name}" type="slide" axis="{side} 0 0" damping="8"
           limited="true" range="0 {FINGER_TRAVEL}"/>
         <geom name="{name}_tip" type="sphere" size="{TIP_RADIUS}"
           rgba=".12 .12 .14 1"/>
@@ -91,7 +99,7 @@ def _finger(name: str, side: int) -> str:
 
 def _gripper() -> str:
     joints = "".join(
-        f'<joint name="gripper_{axis}" type="slide" axis="{vector}" damping="4"/>'
+        f'<joint name="gripper_{axis}" type="slide" axis="{vector}" damping="{GRIPPER_DAMPING}"/>'
         for axis, vector in zip("xyz", ("1 0 0", "0 1 0", "0 0 1"), strict=True)
     )
     return f"""
@@ -109,7 +117,8 @@ def _gripper() -> str:
 
 
 def _pairs() -> str:
-    grip = 'condim="3" friction="1.5 1.5 .005 .0001 .0001"'
+    # Stiff contacts: soft ones let a squeezing finger sink into what it holds.
+    grip = 'condim="3" friction="1.5 1.5 .005 .0001 .0001" solimp=".97 .99 .001 .5 2"'
     boxes = ("object0_cube", "object1_cube", "slide_handle", "hinge_handle")
     pairs = [
         f'<pair geom1="{finger}_tip" geom2="{box}" {grip}/>'
@@ -122,11 +131,11 @@ def _pairs() -> str:
 
 def _actuators() -> str:
     gripper = "".join(
-        f'<position joint="gripper_{axis}" kp="200" kv="16" forcerange="-12 12"/>'
+        f'<position joint="gripper_{axis}" kp="400" forcerange="-20 20"/>'
         for axis in "xyz"
     )
     fingers = "".join(
-        f'<position joint="{finger}" kp="80" kv="3" forcerange="-3 3"/>'
+        f'<position joint="{finger}" kp="100" forcerange="-4 4"/>'
         for finger in ("left", "right")
     )
     return gripper + fingers
@@ -135,10 +144,8 @@ def _actuators() -> str:
 def _xml() -> str:
     return f"""
 <mujoco model="tabletop">
-  <option timestep="{TIMESTEP}" integrator="implicitfast" solver="Newton"
-    iterations="2" ls_iterations="4" cone="pyramidal">
-    <flag eulerdamp="disable"/>
-  </option>
+  <option timestep="{TIMESTEP}" integrator="Euler" solver="CG" jacobian="sparse"
+    iterations="{ITERATIONS}" ls_iterations="{LINE_SEARCH}" cone="pyramidal"/>
   <visual>
     <headlight ambient="0 0 0" diffuse="0 0 0" specular="0 0 0"/>
     <map znear="0.01" zfar="10"/>

@@ -262,9 +262,7 @@ def draw(key: Array, row: TaskTable) -> tuple[SceneParams, Array]:
     params["body_pos"] = (
         params["body_pos"].at[plate].set(jnp.stack([*places.plate, height]))
     )
-    look = paint.draw(
-        dice, params["geom_size"], cast.color, cast.shape, cast.present
-    )
+    look = paint.draw(dice, params["geom_size"], cast.color, cast.shape, cast.present)
     scene = SceneParams(
         **params,
         **look._asdict(),

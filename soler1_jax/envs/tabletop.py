@@ -24,8 +24,8 @@ from soler1_jax.envs.scene import SceneParams
 
 Array = jax.Array
 
-STRIDE = 0.025
-LEAD = 0.04
+STRIDE = 0.03
+LEAD = 0.06
 REACH_LOW = (-0.26, -0.24, 0.016)
 REACH_HIGH = (0.26, 0.22, 0.26)
 SQUEEZE = 0.015
