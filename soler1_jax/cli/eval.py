@@ -8,6 +8,7 @@ never trained on, and of held-out scenes, beside controls that understand nothin
 from __future__ import annotations
 
 import dataclasses
+import time
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -76,12 +77,13 @@ def run(args: Rewarder | Videos) -> None:
 
 def _rewarder(args: Rewarder) -> None:
     from soler1_jax.common.errors import require_non_negative, require_positive
-    from soler1_jax.common.run import Run
+    from soler1_jax.common.run import Run, command_line
     from soler1_jax.evals import rewarder as evals
     from soler1_jax.reward.load import load_rewarder
     from soler1_jax.reward.vlm import VLMSettings
     from soler1_jax.viz.report import write_report
 
+    began = time.monotonic()
     require_positive("episodes", args.episodes)
     require_positive("batch", args.batch)
     require_non_negative("seed", args.seed)
@@ -101,7 +103,8 @@ def _rewarder(args: Rewarder) -> None:
         rewarder, controls, episodes, seed=args.seed, batch=args.batch
     )
     _save_films(args.out / "episodes", found.judged["unseen"])
-    run.finish(found.result)
+    seconds = time.monotonic() - began
+    run.finish({"command": command_line(), **found.result, "wall_seconds": seconds})
     page = write_report(args.out)
     _print_comparison(found.result)
     print(f"result: {args.out / 'result.json'}\npage: {page}")
@@ -162,10 +165,8 @@ def _shown(value: float | None) -> str:
 
 
 def _videos(args: Videos) -> None:
-    import time
-
     from soler1_jax.common.errors import require_non_negative
-    from soler1_jax.common.run import Run
+    from soler1_jax.common.run import Run, command_line
     from soler1_jax.evals.realvideo import evaluate_folder
     from soler1_jax.reward.load import load_rewarder
     from soler1_jax.reward.vlm import VLMSettings
@@ -180,7 +181,8 @@ def _videos(args: Videos) -> None:
     )
     for row in result["videos"]:
         _save_film(args, row, scores[row["video"]])
-    run.finish(result | {"wall_seconds": time.monotonic() - began})
+    seconds = time.monotonic() - began
+    run.finish({"command": command_line(), **result, "wall_seconds": seconds})
     page = write_report(args.out)
     for video in result["videos"]:
         said = "; ".join(

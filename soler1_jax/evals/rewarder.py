@@ -349,7 +349,7 @@ def evaluate(
         "splits": splits,
         "controls": table,
         "samples": samples(judged[first], SAMPLES, seed),
-        "wall_seconds": time.monotonic() - began,
+        "judging_seconds": time.monotonic() - began,
     }
     return Evaluation(_without_nan(result), judged)
 

@@ -23,7 +23,7 @@ from soler1_jax.viz.player import player
 MAX_EPISODES = 12
 _TITLES = {
     "rl": "A policy trained on a rewarder's progress",
-    "quickstart": "Two tasks learnt from the model's own reward",
+    "quickstart": "Unseen tasks, learnt from the model's own reward",
     "eval rewarder": "How well a rewarder sees progress",
     "eval videos": "A rewarder on videos",
 }
