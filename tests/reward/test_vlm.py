@@ -27,25 +27,38 @@ def model(tmp_path_factory):
     return config, functional(config, seed=3)[1], tokenizer
 
 
-def watch(model, frames, readout="greedy", seed=0):
-    """Asks about frames [Q+1, B, ...] in order: verdicts [Q, B] and the last state."""
-    settings = VLMSettings(readout=readout, thought_budget=BUDGET, prompt_length=12)
-    rewarder = make_rewarder(*model, "tiny", settings)
-    text = jax.tree.map(jnp.asarray, rewarder.prepare(SENTENCES))
+@pytest.fixture(scope="module")
+def watch(model):
+    """(frames [Q+1, B, ...], readout, seed) -> rewarder, state, verdicts [Q, B].
 
-    @jax.jit
-    def run(params, frames, key):
-        keys = jax.random.split(key, len(frames))
-        state = rewarder.start(params, {"external": frames[0]}, text, keys[0])
+    Each read-out is compiled once.
+    """
+    runs = {}
 
-        def ask(state, now):
-            frame, key = now
-            return rewarder.score(params, state, {"external": frame}, key, None)
+    def make(readout):
+        settings = VLMSettings(readout=readout, thought_budget=BUDGET, prompt_length=12)
+        rewarder = make_rewarder(*model, "tiny", settings)
+        text = jax.tree.map(jnp.asarray, rewarder.prepare(SENTENCES))
 
-        return jax.lax.scan(ask, state, (frames[1:], keys[1:]))
+        def run(params, frames, key):
+            keys = jax.random.split(key, len(frames))
+            state = rewarder.start(params, {"external": frames[0]}, text, keys[0])
 
-    state, verdicts = run(rewarder.params, frames, jax.random.key(seed))
-    return rewarder, state, verdicts
+            def ask(state, now):
+                frame, key = now
+                return rewarder.score(params, state, {"external": frame}, key, None)
+
+            return jax.lax.scan(ask, state, (frames[1:], keys[1:]))
+
+        return rewarder, jax.jit(run)
+
+    def watch(frames, readout="greedy", seed=0):
+        if readout not in runs:
+            runs[readout] = make(readout)
+        rewarder, run = runs[readout]
+        return rewarder, *run(rewarder.params, frames, jax.random.key(seed))
+
+    return watch
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +67,8 @@ def frames():
     return jax.random.randint(jax.random.key(5), shape, 0, 255).astype(jnp.uint8)
 
 
-def test_every_answer_parses_and_reads_back(model, frames):
-    rewarder, _, verdicts = watch(model, frames)
+def test_every_answer_parses_and_reads_back(watch, frames):
+    rewarder, _, verdicts = watch(frames)
     assert bool(verdicts.parsed.all())
     assert verdicts.tokens.shape == (3, 2, BUDGET + 9)
     for tokens, progress in zip(
@@ -70,14 +83,14 @@ def test_every_answer_parses_and_reads_back(model, frames):
     assert (np.abs(verdicts.progress) <= 100).all()
 
 
-def test_expected_readout_is_the_mean_of_the_value_head(model, frames):
-    _, _, verdicts = watch(model, frames, "expected")
+def test_expected_readout_is_the_mean_of_the_value_head(watch, frames):
+    _, _, verdicts = watch(frames, "expected")
     np.testing.assert_array_equal(verdicts.progress, verdicts.expected)
 
 
-def test_only_sampling_depends_on_the_key(model, frames):
+def test_only_sampling_depends_on_the_key(watch, frames):
     tokens = {
-        (readout, seed): np.asarray(watch(model, frames, readout, seed)[2].tokens)
+        (readout, seed): np.asarray(watch(frames, readout, seed)[2].tokens)
         for readout in ("greedy", "sampled")
         for seed in (0, 1)
     }
@@ -85,17 +98,17 @@ def test_only_sampling_depends_on_the_key(model, frames):
     assert (tokens["sampled", 0] != tokens["sampled", 1]).any()
 
 
-def test_the_current_frame_becomes_the_previous_one(model, frames):
-    _, state, _ = watch(model, frames)
-    _, short, _ = watch(model, frames[jnp.array([0, 3, 3, 3])])
+def test_the_current_frame_becomes_the_previous_one(watch, frames):
+    _, state, _ = watch(frames)
+    _, short, _ = watch(frames[jnp.array([0, 3, 3, 3])])
     # The same first and last frame: memory holds nothing else.
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), state, short)
-    _, other, _ = watch(model, frames[jnp.array([0, 1, 2, 2])])
+    _, other, _ = watch(frames[jnp.array([0, 1, 2, 2])])
     assert not np.allclose(state.previous.tokens, other.previous.tokens)
     np.testing.assert_allclose(state.first.tokens, other.first.tokens, atol=1e-5)
 
 
-def test_a_model_folder_is_loaded_and_says_the_same(model, frames, tmp_path):
+def test_a_model_folder_is_loaded_as_it_was_saved(model, tmp_path):
     save_model(tmp_path / "m", *model, {}, dtype="float32")
     settings = VLMSettings(readout="greedy", thought_budget=BUDGET, prompt_length=12)
     loaded = load_rewarder(str(tmp_path / "m"), settings)
