@@ -172,10 +172,15 @@ def _xml() -> str:
 </mujoco>"""
 
 
+def new_mujoco_model() -> mujoco.MjModel:
+    """Return a model of one's own, free to change."""
+    return mujoco.MjModel.from_xml_string(_xml())
+
+
 @functools.cache
 def mujoco_model() -> mujoco.MjModel:
-    """Return the shared model. Treat it as read-only; copy it to change it."""
-    return mujoco.MjModel.from_xml_string(_xml())
+    """Return the shared model. Treat it as read-only."""
+    return new_mujoco_model()
 
 
 class Ids(NamedTuple):

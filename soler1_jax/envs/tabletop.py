@@ -18,7 +18,7 @@ import numpy as np
 from mujoco import mjx
 
 from soler1_jax.common.errors import UserError
-from soler1_jax.envs import fixtures, model, progress, render, scene, tasks
+from soler1_jax.envs import fixtures, model, poses, progress, render, scene, tasks
 from soler1_jax.envs.base import Facts, State
 from soler1_jax.envs.scene import SceneParams
 
@@ -121,7 +121,7 @@ class Tabletop:
         opening = qpos[model.FINGER_Q]
         ctrl = jnp.concatenate([qpos[model.GRIPPER_Q], opening])
         data = data.replace(qpos=qpos, ctrl=ctrl)
-        data = mjx.kinematics(scene.apply(self._physics, params), data)
+        data = poses.update(data, params)
         info = {
             "task": task,
             "step": jnp.zeros((), jnp.int32),
@@ -147,7 +147,7 @@ class Tabletop:
 
         data, _ = jax.lax.scan(substep, data, None, length=model.SUBSTEPS)
         # A step leaves poses one integration behind positions.
-        data = mjx.kinematics(physics, data)
+        data = poses.update(data, info["scene"])
         info["step"] = info["step"] + 1
         return self._observe(data, info)
 
