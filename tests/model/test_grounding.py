@@ -13,13 +13,14 @@ PHRASES = jnp.array([[[21, 22], [23, 0]], [[24, 25], [26, 27]]])
 def test_several_phrases_equal_one_at_a_time(
     model: Functional, params: Params, frames: jax.Array
 ) -> None:
-    features = model.encode(params, frames[:2])
-    many = model.ground(params, features, PHRASES, PHRASES != 0)
+    ground = jax.jit(model.ground)
+    features = jax.jit(model.encode)(params, frames[:2])
+    many = ground(params, features, PHRASES, PHRASES != 0)
     assert many.heat_logits.shape == (2, 3, 16)
     assert many.position.shape == (2, 3, 3)
     for phrase in range(2):
         ids = PHRASES[:, phrase]
-        one = model.ground(params, features, ids, ids != 0)
+        one = ground(params, features, ids, ids != 0)
         np.testing.assert_allclose(
             many.heat_logits[:, [0, phrase + 1]], one.heat_logits, atol=1e-5
         )
@@ -33,12 +34,13 @@ def test_several_phrases_equal_one_at_a_time(
 def test_words_move_the_map_and_padding_does_not(
     model: Functional, params: Params, frames: jax.Array
 ) -> None:
-    features = model.encode(params, frames[:1])
+    ground = jax.jit(model.ground)
+    features = jax.jit(model.encode)(params, frames[:1])
 
     def heat(words: list[int], count: int) -> np.ndarray:
         ids = jnp.array([words])
         mask = jnp.arange(len(words))[None] < count
-        return np.asarray(model.ground(params, features, ids, mask).heat_logits[0])
+        return np.asarray(ground(params, features, ids, mask).heat_logits[0])
 
     plain = heat([21, 22], 2)
     np.testing.assert_allclose(heat([21, 22, 30, 31], 2), plain, atol=1e-6)
@@ -99,5 +101,5 @@ def test_heat_supervision_finds_a_bright_square(model: Functional) -> None:
     params = model.init(0)
     for _ in range(120):
         params = step(params)
-    found = np.asarray(jnp.argmax(heat(params), axis=-1))
+    found = np.asarray(jnp.argmax(jax.jit(heat)(params), axis=-1))
     assert np.mean(found == places) > 0.9

@@ -107,6 +107,7 @@ def test_padding_of_the_prompt_changes_nothing(
 def test_what_lies_under_padding_changes_nothing(
     model: Functional, params: Params, frames: jax.Array
 ) -> None:
+    @jax.jit
     def run(prompt: jax.Array) -> Any:
         vlm = model.module(params)
         prefix = vlm.prefix(_ground(vlm, frames), prompt, PROMPT != 0)
@@ -120,9 +121,14 @@ def test_absent_frames_equal_frames_never_given(
 ) -> None:
     only_first = jnp.array([[True, False, False]] * 2)
     masked = _outputs(model, params, frames, frame_mask=only_first)
-    vlm = model.module(params)
-    prefix = vlm.prefix(_ground(vlm, frames)[:1], PROMPT, PROMPT != 0)
-    _assert_close(masked, vlm.logits(prefix, COMPLETION, COMPLETION != 0))
+
+    @jax.jit
+    def never_given(params: Params) -> Any:
+        vlm = model.module(params)
+        prefix = vlm.prefix(_ground(vlm, frames)[:1], PROMPT, PROMPT != 0)
+        return vlm.logits(prefix, COMPLETION, COMPLETION != 0)
+
+    _assert_close(masked, never_given(params))
 
 
 def test_completion_is_causal(
@@ -185,8 +191,14 @@ def test_scanned_layers_compute_what_unrolled_ones_do(
 def test_deepstack_enters_at_the_pictures_of_the_first_layers_only(
     model: Functional, params: Params, frames: jax.Array
 ) -> None:
-    vlm = model.module(params)
-    prefix = vlm.prefix(_ground(vlm, frames), PROMPT, PROMPT != 0)
+    @jax.jit
+    def run(scale: float) -> Any:
+        vlm = model.module(params)
+        prefix = vlm.prefix(_ground(vlm, frames), PROMPT, PROMPT != 0)
+        scaled = prefix._replace(deepstack=scale * prefix.deepstack)
+        return prefix, vlm.logits(scaled, COMPLETION, COMPLETION != 0).state
+
+    prefix, with_it = run(1.0)
     shown = model.config.frame_token_count
     merged = model.config.vision.token_count
     stack = np.asarray(prefix.deepstack)
@@ -194,9 +206,7 @@ def test_deepstack_enters_at_the_pictures_of_the_first_layers_only(
     slots = np.arange(3 * shown) % shown >= merged
     assert np.all(stack[:, :, slots] == 0)
     assert np.all(np.abs(stack[:, :, ~slots]).max(axis=-1) > 0)
-    with_it = vlm.logits(prefix, COMPLETION, COMPLETION != 0).state
-    without = prefix._replace(deepstack=jnp.zeros_like(prefix.deepstack))
-    without = vlm.logits(without, COMPLETION, COMPLETION != 0).state
+    without = run(0.0)[1]
     assert np.abs(with_it - without).max() > 1e-4
 
 
