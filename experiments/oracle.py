@@ -7,7 +7,7 @@ seeds. Per task and agent: seconds, control steps and queries until success of t
 noise-free worlds, averaged over four iterations, first reached 80 %; and success on
 fresh episodes before and after. The limit beside it is twice what a prototype took for
 a task of that family on one core. Hardware: CPU, one policy a core; compilation is left
-out. Continues if it was killed. Figures of the last run: experiments/results/oracle.json.
+out. Continues if it was killed. Figures: experiments/results/oracle.json.
 """
 
 from __future__ import annotations

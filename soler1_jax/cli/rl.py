@@ -78,11 +78,14 @@ def run(args: Args, command: str = "rl") -> dict[str, Any]:
     check(args)
     jobs = jobs_of(args)
     parallel = _use_devices(args, len(jobs))
+    trainer = make_trainer(args, args.rewarder, parallel)
+    # Opened last: a refused command leaves no folder behind.
     folder = Run(args.out, command, args, may_change=("save_seconds",))
-    found = _train(args, jobs, args.rewarder, parallel, folder)
+    found = _train(args, jobs, trainer, folder)
     upper = []
     if args.oracle:
-        upper = _train(args, jobs, "oracle", parallel, folder)
+        trainer = make_trainer(args, "oracle", parallel)
+        upper = _train(args, jobs, trainer, folder)
     elif args.rewarder == "oracle":
         upper = found
     result = {"command": command_line(), **summarise(args, found, upper)}
@@ -218,23 +221,21 @@ def iterations(args: Args) -> int:
     return args.iterations or _ITERATIONS[args.algo]
 
 
-def _train(
-    args: Args, jobs: list[Job], rewarder: str, parallel: int, folder: Any
-) -> list[JobResult]:
+def _train(args: Args, jobs: list[Job], trainer: Any, folder: Any) -> list[JobResult]:
     from soler1_jax.rl.runs import RunsConfig, run_jobs
 
-    trainer = make_trainer(args, rewarder, parallel)
+    own = trainer.rewarder.name == args.rewarder
     config = RunsConfig(
         iterations=iterations(args),
         episodes=args.episodes,
         save_seconds=args.save_seconds,
         # With the truth as rewarder, perceived success is success: stop when it is
         # there, since the upper bound is not to cost more than the run itself.
-        stop_at=_ORACLE_STOP if rewarder != args.rewarder else args.stop_at,
+        stop_at=args.stop_at if own else _ORACLE_STOP,
     )
 
     def keep(job: Job, stage: str, record: Any) -> None:
-        if rewarder == args.rewarder:
+        if own:
             keep_episodes(folder.folder, trainer.rewarder, job, stage, record)
 
     return run_jobs(trainer, jobs, config, folder, keep)

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from soler1_jax.common.errors import UserError
 from soler1_jax.rl import networks, replay
 from soler1_jax.rl.augment import random_shift
 from soler1_jax.rl.networks import EncoderConfig, Params
@@ -90,7 +91,17 @@ class DrQState:
 
 
 def make_drqv2(config: DrQConfig, shapes: Shapes, steps: int) -> Agent:
-    """Builds the agent for episodes of `steps` control steps."""
+    """Builds the agent for episodes of `steps` control steps.
+
+    Raises:
+      UserError: a batch is larger than what an iteration collects.
+    """
+    total = steps * config.worlds
+    if not 0 < config.batch <= total:
+        raise UserError(
+            f"DrQ-v2's batch must be within one iteration's {total} steps; "
+            f"got {config.batch}; use a smaller batch or more worlds"
+        )
     optimizer = optax.adam(config.learning_rate)
     quiet = config.quiet_worlds
 

@@ -7,7 +7,9 @@ import numpy as np
 from soler1_jax.rl.drqv2 import DrQConfig, make_drqv2, noise_ladder
 from soler1_jax.rl.types import Observation, Shapes
 
-CONFIG = DrQConfig(worlds=10, quiet=0.5, capacity=2, noise_iterations=4, hidden=16)
+CONFIG = DrQConfig(
+    worlds=10, quiet=0.5, batch=40, capacity=2, noise_iterations=4, hidden=16
+)
 SHAPES = Shapes((8, 8, 3), 2, 3)
 
 
