@@ -38,7 +38,9 @@ class SftConfig:
       perception_weight: of all perception losses in a query step.
       token_weight: of the cross-entropy of completion tokens.
       answer_weight: of an answer's tokens relative to a thought's.
-      bins_weight: of the cross-entropy of the 41-bin head.
+      bins_weight: of the cross-entropy of the 41-bin head at the answer.
+      glance_weight: of the same head before the thought. A true thought tells most of
+        the answer, so without it the answer learns to read and not to look.
       bins_width: standard deviation of its soft labels in percent.
       state_weight: of the state head's squared error.
     """
@@ -46,19 +48,20 @@ class SftConfig:
     perception_frames: int = 2
     perception_names: int = 3
     query_names: int = 1
-    perception_weight: float = 1.0
+    perception_weight: float = 0.5
     token_weight: float = 1.0
     answer_weight: float = 2.0
     bins_weight: float = 0.5
+    glance_weight: float = 1.0
     bins_width: float = 5.0
-    state_weight: float = 1.0
+    state_weight: float = 3.0
 
     def __post_init__(self) -> None:
         """Raises UserError for values that cannot work."""
         require_positive("perception_frames", self.perception_frames)
         require_positive("perception_names", self.perception_names)
         require_positive("bins_width", self.bins_width)
-        for name in ("perception", "token", "answer", "bins", "state"):
+        for name in ("perception", "token", "answer", "bins", "glance", "state"):
             require_non_negative(f"{name}_weight", getattr(self, f"{name}_weight"))
 
 
@@ -236,6 +239,9 @@ def query_loss(
     taught = {
         "tokens": losses.next_token(outputs.logits, ids, weights),
         "bins": losses.value_bins(values, progress, judged, config.bins_width),
+        "glance": losses.value_bins(
+            outputs.value_logits[:, 0], progress, judged, config.bins_width
+        ),
         "state": losses.state_error(
             outputs.state, perception.state_target(current), judged
         ),
@@ -244,6 +250,7 @@ def query_loss(
         config.perception_weight * see
         + config.token_weight * taught["tokens"]
         + config.bins_weight * taught["bins"]
+        + config.glance_weight * taught["glance"]
         + config.state_weight * taught["state"]
     )
     counted = {

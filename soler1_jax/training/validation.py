@@ -84,8 +84,9 @@ def make_answer(
       grammar: what may be written. Decoding is greedy, so figures can be repeated.
 
     Returns:
-      A function whose result has "tokens" int32 [E*Q,S], "progress" and "expected"
-      float32 [E*Q] in percent, "state" float32 [E*Q]: progress by the state head.
+      A function whose result has "tokens" int32 [E*Q,S] and, float32 [E*Q] in
+      percent, "progress" as written, "expected" of the bins at the answer, "glance" of
+      the bins before the thought, "state" by the state head.
     """
 
     def answer(params: Any, batch: Mapping[str, Any]) -> dict[str, jax.Array]:
@@ -94,10 +95,13 @@ def make_answer(
         prefix, _ = ask(model, features, batch)
         said = generate(model, prefix, jax.random.key(0), grammar=grammar)
         bins = jax.nn.softmax(said.value_logits) @ bin_centers()
+        _, before, _ = model.prefill(prefix, 0)
+        glance = jax.nn.softmax(before.value_logits) @ bin_centers()
         return {
             "tokens": said.tokens,
             "progress": said.progress,
             "expected": bins,
+            "glance": glance,
             "state": 100 * said.state[:, -1],
         }
 
@@ -114,7 +118,8 @@ def examine(
 
     Returns:
       "mae" and "pearson" (within episodes, mean) of the answers; the same with
-      suffix "_expected" for the mean of the bins and "_state" for the state head;
+      suffix "_expected" for the mean of the bins, "_glance" for the same before the
+      thought, "_state" for the state head;
       "claims", the share of true claims that the thoughts state rightly.
     """
     said = [jax.device_get(answer(params, batch)) for batch in exam.batches]
@@ -125,7 +130,7 @@ def examine(
         return values.reshape(-1, queries, *values.shape[1:])[:count]
 
     result = {}
-    for name in ("progress", "expected", "state"):
+    for name in ("progress", "expected", "glance", "state"):
         suffix = "" if name == "progress" else f"_{name}"
         result[f"mae{suffix}"] = float(np.abs(of(name) - exam.progress).mean())
         result[f"pearson{suffix}"] = _within(of(name), exam.progress)
