@@ -64,7 +64,8 @@ def roll_out(
       truth: float32 [E, T], true progress. Only a rewarder with `uses_truth` is
         handed it; for others it only places the nudges.
       seed: of the rewarder's sampling.
-      batch: B, episodes at once; the last batch is filled up and cut.
+      batch: B, episodes at once; the last batch is filled up and cut, so that any
+        number of episodes shares one compilation.
       nudge: also ask with the previous progress moved, if the rewarder keeps one.
       done: called with the number of finished episodes.
 
@@ -74,7 +75,6 @@ def roll_out(
     needed = check_views(rewarder, views)
     total = len(sentences)
     text = rewarder.prepare(list(sentences))
-    batch = min(batch, total)
     key = jax.random.key(seed)
     parts, seconds = [], []
     for start in range(0, total, batch):

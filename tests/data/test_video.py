@@ -70,6 +70,18 @@ def test_a_truncated_file_is_refused_wherever_it_ends(tmp_path):
         with pytest.raises(UserError, match="half-written|breaks off"):
             opened = video.open_video(path)
             opened.read(np.arange(opened.count))
+        with pytest.raises(UserError, match="half-written|breaks off"):
+            list(video.open_video(path).frames())
+
+
+def test_a_file_cut_between_two_frames_is_refused_too(tmp_path):
+    path = _write_mp4(tmp_path / "v.mp4", _frames(12), fast_start=True)
+    with av.open(str(path)) as container:
+        packets = [p for p in container.demux(video=0) if p.size]
+        end = packets[-1].pos
+    path.write_bytes(path.read_bytes()[:end])
+    with pytest.raises(UserError, match="breaks off after 11 of 12"):
+        list(video.open_video(path).frames())
 
 
 @pytest.mark.parametrize(

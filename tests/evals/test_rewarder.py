@@ -48,7 +48,11 @@ def test_a_rewarder_that_sees_beats_its_controls(make_rewarder, episodes):
     assert controls["zero"]["mae"] == pytest.approx(
         np.mean([np.abs(e.progress[1:]).mean() for e in episodes])
     )
-    assert controls["frozen"]["pearson_episodes"]["constant_predicted"] == 6
+    frozen = controls["frozen"]
+    assert frozen["pearson_episodes"]["constant_predicted"] == 6
+    assert frozen["mae"] == pytest.approx(
+        np.mean([np.abs(e.progress[1:] - e.progress[1]).mean() for e in episodes])
+    )
 
 
 def test_errors_are_kept_per_query(make_rewarder, episodes):
