@@ -218,10 +218,10 @@ def _grouped(
 def _family(judged: Judged, rows: list[int]) -> dict[str, Any]:
     table = summarise(judged.rollout.progress[rows], [judged.episodes[i] for i in rows])
     kinds = _claims(judged, rows).values()
-    due = [k for k in kinds if k["due"]]
+    spoken = [k for k in kinds if k["due"] and k["stated"]]
     for name in ("accuracy", "majority"):
         table[f"claim_{name}"] = (
-            float(np.mean([k[name] for k in due])) if due else float("nan")
+            float(np.mean([k[name] for k in spoken])) if spoken else float("nan")
         )
     return table
 

@@ -135,8 +135,10 @@ def _claims(claims: Mapping[str, Any]) -> str:
         return ""
     rows = []
     for kind, row in claims.items():
-        above = (row["accuracy"] or 0) > (row["majority"] or 0)
-        mark = f'<span class="{"right" if above else "wrong"}"></span>'
+        mark = "–"
+        if row["accuracy"] is not None and row["majority"] is not None:
+            above = row["accuracy"] > row["majority"]
+            mark = f'<span class="{"right" if above else "wrong"}"></span>'
         keys = ("accuracy", "majority", "coverage", "stated", "due")
         rows.append([kind, *(row[k] for k in keys), Raw(mark)])
     header = ["claim", "true", "majority rate", "said where due", "said", "due"]
@@ -156,7 +158,7 @@ def _thoughts(samples: list[Mapping[str, Any]]) -> str:
         )
         answer = Raw(
             f'<span class="said">{sample["predicted"]:.0f} %</span><br>'
-            f'<span class="soft">true {sample["true"]:.0f}</span>'
+            f'<span class="soft">true&nbsp;{sample["true"]:.0f}</span>'
         )
         where = f"{sample['sentence']}, query {sample['query']}"
         rows.append([where, sample["thought"], Raw(chips), answer])

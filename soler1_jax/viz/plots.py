@@ -252,6 +252,8 @@ def _figure(parts: Sequence[str], title: str, legend: str) -> str:
 
 
 def _number(value: float) -> str:
+    if abs(value) >= 1e6:
+        return f"{value / 1e6:g}M"
     if abs(value) >= 10000:
         return f"{value / 1000:g}k"
     return f"{value:.6g}".replace("-", "−")

@@ -66,12 +66,14 @@ def render(folder: Path, config: Mapping[str, Any], result: Mapping[str, Any]) -
     lead = f"soler1 {command} · {folder.name}" + (f" · {date}" if date else "")
     if not result:
         lead += " · not finished yet"
+    # The data sets inside an evaluation have metrics, but nothing that is learnt.
+    curves_of_run = "" if command.startswith("eval") else _curves(folder)
     return page(
         title,
         lead,
         [
             *_body(result),
-            _curves(folder),
+            curves_of_run,
             _episodes(folder),
             _about(config, environment),
         ],

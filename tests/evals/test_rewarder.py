@@ -104,3 +104,13 @@ def test_the_number_in_the_words_is_judged_beside_the_read_out(make_rewarder, ep
     true = np.stack([e.progress[1:] for e in episodes])
     assert readouts["stated number"]["mae"] == pytest.approx(np.abs(true - 7).mean())
     assert readouts["expected value"]["mae"] == pytest.approx(0, abs=1e-3)
+
+
+def test_families_average_the_claims_that_are_said(make_rewarder, episodes):
+    families = _result(make_rewarder(words=True), episodes)["splits"]["unseen"][
+        "families"
+    ]
+    # Contact is due and never said; motion and trend are, and "wrong" by silence.
+    for family in families.values():
+        assert 0 < family["claim_accuracy"] <= 1
+        assert 0 < family["claim_majority"] <= 1
