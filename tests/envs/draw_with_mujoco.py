@@ -1,14 +1,14 @@
 """Draws scenes with MuJoCo's own offscreen renderer, in a process of its own.
 
 MuJoCo chooses its OpenGL back end when it is first imported, which the test process has
-long done. Called as `draw_with_mujoco.py MODEL.mjb REQUEST.npz ANSWER.npz`. The request
-holds `qpos` [N, nq], `size`, `views` (camera names), any field of MjModel as
-`model/<field>` [N, ...] and perhaps `ambient` [N], the light from everywhere; the answer
-holds `rgb`, `depth` and `ids` [N, V, size, size].
+long done. Called as `draw_with_mujoco.py FOLDER`, which holds `0.mjb`, `1.mjb` ... (N
+worlds) and `request.npz` with `qpos` [N, nq], `size` and `views` (V names of cameras).
+Writes `answer.npz` with `rgb`, `depth` and geom `ids` [N, V, size, size], -1 for sky.
 """
 
 import os
 import sys
+from pathlib import Path
 
 os.environ["MUJOCO_GL"] = "osmesa"
 
@@ -16,19 +16,14 @@ import mujoco
 import numpy as np
 
 
-def draw(model: mujoco.MjModel, request: dict[str, np.ndarray]) -> dict:
-    """Return the pictures of all requested worlds and views."""
-    size, data = int(request["size"]), mujoco.MjData(model)
-    answer = {"rgb": [], "depth": [], "ids": []}
+def draw(folder: Path, request: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the pictures of all worlds and views."""
+    size, answer = int(request["size"]), {"rgb": [], "depth": [], "ids": []}
     for world, qpos in enumerate(request["qpos"]):
-        for name, values in request.items():
-            if name.startswith("model/"):
-                getattr(model, name.removeprefix("model/"))[:] = values[world]
-        if "ambient" in request:
-            model.vis.headlight.ambient[:] = request["ambient"][world]
+        model = mujoco.MjModel.from_binary_path(str(folder / f"{world}.mjb"))
+        data = mujoco.MjData(model)
         data.qpos[:] = qpos
         mujoco.mj_forward(model, data)
-        # textures of colour and light are read when a renderer is made
         renderer = mujoco.Renderer(model, size, size)
         for view in request["views"]:
             renderer.update_scene(data, camera=str(view))
@@ -50,6 +45,5 @@ def draw(model: mujoco.MjModel, request: dict[str, np.ndarray]) -> dict:
 
 
 if __name__ == "__main__":
-    model_path, request_path, answer_path = sys.argv[1:]
-    loaded = mujoco.MjModel.from_binary_path(model_path)
-    np.savez(answer_path, **draw(loaded, dict(np.load(request_path))))
+    place = Path(sys.argv[1])
+    np.savez(place / "answer.npz", **draw(place, dict(np.load(place / "request.npz"))))

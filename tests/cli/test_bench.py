@@ -1,0 +1,87 @@
+"""`soler1 bench`: what it writes and what it refuses."""
+
+import json
+
+import pytest
+
+from soler1_jax import cli
+from soler1_jax.cli import bench, bench_render
+from soler1_jax.common.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["render", "--worlds", "0"], "worlds must be positive"),
+        (["render", "--sizes", "0"], "side must be positive"),
+        (["render", "--repeats", "0"], "repeats must be positive"),
+        (["loop", "--seed", "-1"], "seed must not be negative"),
+        (["loop", "--every", "7"], "divides the episode's 40"),
+        (["loop", "--rewarder", "oracle"], "knows no truth"),
+        (["loop", "--rewarder", "random", "--task", "reach-red-cub"], "reach-red-cube"),
+    ],
+)
+def test_mistakes_are_one_line_and_leave_no_folder(words, message, tmp_path, capsys):
+    out = tmp_path / "run"
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["bench", *words, "--out", str(out)])
+    assert stop.value.code == 2
+    said = capsys.readouterr().err
+    assert message in said and said.count("\n") == 1
+    assert not out.exists()
+
+
+def test_missing_warp_is_said_before_anything_is_measured(monkeypatch):
+    monkeypatch.setattr(bench_render.importlib.util, "find_spec", lambda name: None)
+    rows = bench_render.measure(worlds=1, sizes=(8,), warp=True, repeats=1, seed=0)
+    with pytest.raises(UserError, match="warp-lang"):
+        next(rows)
+
+
+def test_rows_reach_the_table_and_the_result(monkeypatch, tmp_path, capsys):
+    def rows(**settings):
+        assert settings == {
+            "worlds": 3,
+            "sizes": (8,),
+            "warp": False,
+            "repeats": 1,
+            "seed": 0,
+        }
+        yield {"renderer": "one", "size": 8, "frames_per_second": 12.5}
+        yield {"renderer": "two", "size": 8, "frames_per_second": 25.0, "times_warp": 2}
+
+    monkeypatch.setattr(bench_render, "measure", rows)
+    args = bench.Render(out=tmp_path, worlds=3, sizes=(8,), warp=False, repeats=1)
+    bench.run(args)
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert [row["frames_per_second"] for row in result["rows"]] == [12.5, 25.0]
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
+    shown = capsys.readouterr().out
+    assert "times Warp" in shown and "25.0" in shown
+
+
+@pytest.mark.slow
+def test_renderer_is_timed(tmp_path):
+    args = bench.Render(out=tmp_path, worlds=2, sizes=(8,), warp=False, repeats=1)
+    bench.run(args)
+    rows = json.loads((tmp_path / "result.json").read_text())["rows"]
+    assert [row["shadows"] for row in rows] == [True, False]
+    assert all(row["frames_per_second"] > 0 for row in rows)
+
+
+@pytest.mark.slow
+def test_loop_is_timed_part_by_part_and_beside_a_server(tmp_path):
+    args = bench.Loop(out=tmp_path, rewarder="random", worlds=2, every=(20,), repeats=1)
+    bench.run(args)
+    rows = json.loads((tmp_path / "result.json").read_text())["rows"]
+    assert [row["part"] for row in rows] == [
+        "physics",
+        "+ pixels",
+        "+ policy",
+        "+ rewarder",
+        "+ learning",
+        "server, one request a batch",
+        "server, one request a world",
+    ]
+    assert all(row["control_steps_per_second"] > 0 for row in rows)
+    assert all(row["times_slower"] > 0 for row in rows[-2:])
