@@ -36,7 +36,10 @@ def depth_inside(kind: int, size: np.ndarray, point: np.ndarray) -> np.ndarray:
 
 def search(kind, size, origin, ray):
     """Return the deepest value along each ray and the distance of the entry."""
-    value = lambda t: depth_inside(kind, size, origin[:, None] + t * ray)
+
+    def value(t):
+        return depth_inside(kind, size, origin[:, None] + t * ray)
+
     low, high = np.zeros(ray.shape[1]), np.full(ray.shape[1], 20.0)
     for _ in range(120):
         a, b = low + (high - low) / 3, high - (high - low) / 3

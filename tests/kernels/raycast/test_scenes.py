@@ -159,7 +159,10 @@ def test_from_inside_a_geom_it_is_not_seen(scene, implementation):
 def test_worlds_in_a_batch_do_not_mix(scene):
     worlds = [scene(seed) for seed in (1, 2, 3)]
     types, light = worlds[0].types, jnp.asarray(worlds[0].light, jnp.float32)
-    stack = lambda *x: jnp.stack(x)
+
+    def stack(*x):
+        return jnp.stack(x)
+
     geoms = jax.tree.map(stack, *(world.geoms for world in worlds))
     rays = jax.tree.map(stack, *(world.rays for world in worlds))
     together = jax.vmap(lambda g, r: cast(types, g, r, light))(geoms, rays)
