@@ -36,9 +36,9 @@ class Args:
     """Other episodes of unseen tasks, for the figures that are shipped."""
     perception_steps: int = 4000
     """Steps of learning to see."""
-    compare_steps: int = 300
+    compare_steps: int = 150
     """Steps of questions."""
-    progress_steps: int = 4200
+    progress_steps: int = 2900
     """Steps of progress queries."""
     improve_steps: int = 40
     """Steps of reinforcement learning; 0 for none."""
@@ -128,7 +128,7 @@ def publish(args: Args, stages: dict[str, Path], seconds: float) -> None:
             for name, path in stages.items()
         },
         "chosen": chosen,
-        "chosen_by_pearson_on_exam": merits,
+        "chosen_by_pearson_of_expected_on_exam": merits,
         "unseen_test": figures,
         "trained": load_metadata(stages[chosen] / "model"),
     }
