@@ -63,6 +63,7 @@ def test_samples_differ_within_a_group_and_always_parse(parts):
     assert not np.array_equal(tokens, later)
 
 
+@pytest.mark.slow
 def test_an_update_makes_rewarded_completions_likelier(parts):
     batch, sample, update, first, _, _ = parts
     tokens, old = sample(first, batch)

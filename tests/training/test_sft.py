@@ -62,7 +62,7 @@ def test_query_step_learns_its_completions(model, batch):
 
     _, history = _steps(model, loss, batch, 40)
     for part in ("tokens", "bins", "state"):
-        assert history[-1][part] < 0.8 * history[0][part], part
+        assert history[-1][part] < 0.9 * history[0][part], part
 
 
 def test_padding_of_prompt_and_completion_changes_nothing(model, batch):
