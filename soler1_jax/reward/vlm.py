@@ -32,8 +32,9 @@ from soler1_jax.sampling.loop import Generation, generate
 from soler1_jax.sampling.methods import Method
 from soler1_jax.tokenizers.sentencepiece import Tokenizer
 
-Readout = Literal["greedy", "sampled", "expected"]
+Readout = Literal["greedy", "sampled", "expected", "glance"]
 READOUTS: tuple[str, ...] = get_args(Readout)
+_FROM_BINS = ("expected", "glance")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,7 +44,7 @@ class VLMSettings:
     Attributes:
       readout: "greedy" takes the likeliest tokens and the number they state, "sampled"
         draws them, "expected" is the mean of the value head's distribution after a
-        greedy thought.
+        greedy thought, "glance" the same before the thought, which is still written.
       temperature: of "sampled".
       thought_budget: longest thought in tokens; the default is what training allows.
       prompt_length: L.
@@ -94,10 +95,10 @@ def make_rewarder(
       UserError: the value head is asked for and the model has none.
     """
     settings = settings or VLMSettings()
-    if settings.readout == "expected" and not config.bin_count:
+    if settings.readout in _FROM_BINS and not config.bin_count:
         raise UserError(
-            f"the read-out 'expected' needs a value head; model {name!r} has none; "
-            "use 'greedy'"
+            f"the read-out {settings.readout!r} needs a value head; model {name!r} "
+            "has none; use 'greedy'"
         )
     model = Functional(config)
     grammar = progress_grammar(config.text.vocab_size, settings.thought_budget)
@@ -119,6 +120,10 @@ def make_rewarder(
         frames = [state.first, state.previous, current]
         asked = bound.prefix(frames, state.text.ids, state.text.mask)
         said = generate(bound, asked, key, grammar=grammar, method=method)
+        if settings.readout == "glance":
+            # The very call that generation begins with: XLA computes it once.
+            _, before, _ = bound.prefill(asked, grammar.length)
+            said = said._replace(value_logits=before.value_logits)
         return state._replace(previous=current), _verdict(said, settings.readout)
 
     return Rewarder(
@@ -145,7 +150,7 @@ def _verdict(said: Generation, readout: str) -> Verdict:
         distribution = two_hot(stated)
     expected = distribution @ bin_centers()
     return Verdict(
-        progress=expected if readout == "expected" else stated,
+        progress=expected if readout in _FROM_BINS else stated,
         expected=expected,
         distribution=distribution,
         entropy=entropy(distribution),

@@ -88,6 +88,14 @@ def test_expected_readout_is_the_mean_of_the_value_head(watch, frames):
     np.testing.assert_array_equal(verdicts.progress, verdicts.expected)
 
 
+def test_a_glance_is_read_before_the_thought(watch, frames):
+    _, _, glance = watch(frames, "glance")
+    _, _, expected = watch(frames, "expected")
+    np.testing.assert_array_equal(glance.progress, glance.expected)
+    np.testing.assert_array_equal(glance.tokens, expected.tokens)
+    assert np.abs(glance.progress - expected.progress).max() > 1e-3
+
+
 def test_only_sampling_depends_on_the_key(watch, frames):
     tokens = {
         (readout, seed): np.asarray(watch(frames, readout, seed)[2].tokens)
