@@ -1,6 +1,7 @@
 """The model as a whole: who may influence whom, and cached against uncached."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -23,21 +24,27 @@ def _ground(vlm: VLM, frames: jax.Array) -> list[Any]:
     return [jax.tree.map(lambda x, i=i: x[i::3], grounded) for i in range(3)]
 
 
+# One compiled program for all tests that share a configuration and shapes.
+@functools.partial(jax.jit, static_argnums=0)
+def _run(
+    model: Functional,
+    params: Params,
+    frames: jax.Array,
+    prompt: jax.Array,
+    completion: jax.Array,
+    frame_mask: jax.Array,
+) -> Any:
+    vlm = model.module(params)
+    prefix = vlm.prefix(_ground(vlm, frames), prompt, prompt != 0, frame_mask)
+    return vlm.logits(prefix, completion, completion != 0)
+
+
 def _outputs(
     model: Functional, params: Params, frames: jax.Array, **change: Any
 ) -> Any:
-    given = {"prompt": PROMPT, "completion": COMPLETION, "frame_mask": None} | change
-
-    def run(params: Params) -> Any:
-        vlm = model.module(params)
-        prompt = given["prompt"]
-        prefix = vlm.prefix(
-            _ground(vlm, frames), prompt, prompt != 0, given["frame_mask"]
-        )
-        completion = given["completion"]
-        return vlm.logits(prefix, completion, completion != 0)
-
-    return jax.jit(run)(params)
+    everything = jnp.ones((2, 3), bool)
+    given = {"prompt": PROMPT, "completion": COMPLETION, "frame_mask": everything}
+    return _run(model, params, frames, *(given | change).values())
 
 
 def _assert_close(a: Any, b: Any, tolerance: float = 2e-5) -> None:
@@ -63,8 +70,9 @@ def _cached(model: Functional, params: Params, frames: jax.Array) -> Any:
     return jax.jit(run)(params)
 
 
-@pytest.mark.parametrize("attention", ["bidirectional", "causal"])
-@pytest.mark.parametrize("scan", [False, True])
+@pytest.mark.parametrize(
+    ("attention", "scan"), [("bidirectional", False), ("causal", True)]
+)
 def test_cached_decoding_equals_teacher_forcing(
     model: Functional, frames: jax.Array, attention: str, scan: bool
 ) -> None:
@@ -80,9 +88,10 @@ def test_cached_decoding_equals_teacher_forcing(
 def test_frames_are_encoded_on_their_own(
     model: Functional, params: Params, frames: jax.Array
 ) -> None:
-    together = model.encode(params, frames)
+    encode = jax.jit(model.encode)
+    together = encode(params, frames)
     for index in range(2):
-        alone = model.encode(params, frames[index : index + 1])
+        alone = encode(params, frames[index : index + 1])
         picked = jax.tree.map(lambda x, i=index: x[i : i + 1], together)
         _assert_close(alone, picked)
 
@@ -90,7 +99,7 @@ def test_frames_are_encoded_on_their_own(
         return sum(jnp.sum(leaf[1]) for leaf in model.encode(params, frames))
 
     # The conversion from uint8 is linear, so float frames give the same derivative.
-    influence = jax.grad(foreign)(frames.astype(jnp.float32))
+    influence = jax.jit(jax.grad(foreign))(frames.astype(jnp.float32))
     assert np.all(np.asarray(influence[0]) == 0)
     assert np.any(np.asarray(influence[1]) != 0)
 
@@ -182,8 +191,8 @@ def test_scanned_layers_compute_what_unrolled_ones_do(
 
     name = "embed_tokens"
     _assert_close(
-        jax.grad(loss(model))(params)[name],
-        jax.grad(loss(scanned))(moved)[name],
+        jax.jit(jax.grad(loss(model)))(params)[name],
+        jax.jit(jax.grad(loss(scanned)))(moved)[name],
         tolerance=1e-3,
     )
 
