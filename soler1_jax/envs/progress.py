@@ -213,6 +213,11 @@ def _covered(now: Array, start: Array, near: Array | float) -> Array:
     return jnp.clip((start - now) / jnp.maximum(start - near, 1e-3), -1.0, 1.0)
 
 
+def _both(stage: Array, act: Array) -> Array:
+    """Return a stage's fraction, completed by an act that goes on without it."""
+    return 1.0 - (1.0 - stage) * (1.0 - jnp.maximum(act, 0.0))
+
+
 def _act(
     geometry: _Geometry, scene: SceneParams, row: TaskTable, start: Start, reach: Array
 ) -> Array:
@@ -250,12 +255,14 @@ def measure(data: mjx.Data, scene: SceneParams, row: TaskTable, start: Start) ->
     grasped = geometry.grasped[geometry.named]
     grasp = grasped.astype(jnp.float32)
     share = (
-        stages.reach * jnp.maximum(reach, act)
-        + stages.grasp * jnp.maximum(grasp, act)
+        stages.reach * _both(reach, act)
+        + stages.grasp * _both(grasp, act)
         + stages.act * act
     )
     success = act >= 1.0
-    progress = jnp.where(success, 100.0, jnp.clip(100.0 * share, -100.0, 99.9))
+    # Rounding hides how a compiler orders sums, so that the start is 0 exactly.
+    percent = jnp.round(1e4 * share) / 100.0
+    progress = jnp.where(success, 100.0, jnp.clip(percent, -100.0, 99.9))
     touched = geometry.gaps < TOUCHING
     other = (jnp.arange(4) < 2) & (jnp.arange(4) != geometry.named)
     return Facts(

@@ -220,7 +220,7 @@ def _start_qpos(dice: Dice, cast: _Cast, places: layout.Places, rows: tuple) -> 
     """Return the joint positions [Q] of a scene's start."""
     height = dice.uniform((), 0.15, 0.2)
     yaw = dice.uniform((2,), -0.4, 0.4)
-    opening = dice.uniform((), 0.6, 0.95) * model.FINGER_TRAVEL
+    opening = dice.uniform((), 0.75, 0.98) * model.FINGER_TRAVEL
     slide, hinge = (
         row.range[0] + cast.travel * (row.range[1] - row.range[0]) for row in rows
     )
