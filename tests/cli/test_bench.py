@@ -1,11 +1,15 @@
 """`soler1 bench`: what it writes and what it refuses."""
 
 import json
+from typing import NamedTuple
 
+import flax.struct
+import jax
+import jax.numpy as jnp
 import pytest
 
 from soler1_jax import cli
-from soler1_jax.cli import bench, bench_render
+from soler1_jax.cli import bench, bench_loop, bench_render
 from soler1_jax.common.errors import UserError
 
 
@@ -69,9 +73,44 @@ def test_renderer_is_timed(tmp_path):
     assert all(row["frames_per_second"] > 0 for row in rows)
 
 
+class Body(NamedTuple):
+    qpos: jax.Array
+
+
+@flax.struct.dataclass
+class Slid:
+    """A state of `Slide`."""
+
+    data: Body
+    obs: dict[str, jax.Array]
+    metrics: dict[str, jax.Array]
+
+
+class Slide:
+    """A world without physics: one number that actions move."""
+
+    action_size = 1
+
+    def __init__(self, config: object):
+        self.views = config.views
+
+    def reset_task(self, key: jax.Array, task: jax.Array) -> Slid:
+        return self._state(jnp.zeros(1))
+
+    def step(self, state: Slid, action: jax.Array) -> Slid:
+        return self._state(state.data.qpos + action)
+
+    def _state(self, place: jax.Array) -> Slid:
+        pixels = jnp.full((16, 16, 3), place[0]).astype(jnp.uint8)
+        obs = {f"pixels/{view}": pixels for view in self.views} | {"proprio": place}
+        metrics = {"progress": place[0], "success": jnp.float32(0)}
+        return Slid(Body(place), obs, metrics)
+
+
 @pytest.mark.slow
-def test_loop_is_timed_part_by_part_and_beside_a_server(tmp_path):
-    args = bench.Loop(out=tmp_path, rewarder="random", worlds=2, every=(20,), repeats=1)
+def test_loop_is_timed_part_by_part_and_beside_a_server(tmp_path, monkeypatch):
+    monkeypatch.setattr(bench_loop, "Tabletop", Slide)
+    args = bench.Loop(out=tmp_path, rewarder="random", worlds=4, every=(20,), repeats=1)
     bench.run(args)
     rows = json.loads((tmp_path / "result.json").read_text())["rows"]
     assert [row["part"] for row in rows] == [
