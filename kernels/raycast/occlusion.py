@@ -56,7 +56,9 @@ def sphere(caster: Caster, point: Point) -> Array:
 def ellipsoid(caster: Caster, point: Point) -> Array:
     """Return whether an ellipsoid shades the points."""
     scale = 1.0 / jnp.where(caster.size > 0, caster.size, jnp.inf)
-    x, y, z = (component * factor for component, factor in zip(point, scale))
+    x, y, z = (
+        component * factor for component, factor in zip(point, scale, strict=False)
+    )
     light = caster.light * scale
     squared = light @ light
     toward = _dot(light, (x, y, z))
