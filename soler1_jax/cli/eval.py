@@ -23,7 +23,7 @@ class Rewarder:
     """Run folder: result.json, report.html, and the episodes."""
     rewarder: str = "nano"
     """nano, a model's folder, oracle, random or time."""
-    readout: Literal["greedy", "sampled", "expected"] = "expected"
+    readout: Literal["greedy", "sampled", "expected", "glance"] = "glance"
     """How a model's progress is read; the others stand beside it where they can."""
     episodes: int = 200
     """Episodes of unseen tasks."""
@@ -45,7 +45,7 @@ class Videos:
     """Run folder: result.json and report.html."""
     rewarder: str = "nano"
     """nano, a model's folder, random or time."""
-    readout: Literal["greedy", "sampled", "expected"] = "expected"
+    readout: Literal["greedy", "sampled", "expected", "glance"] = "glance"
     """How a model's progress is read."""
     views: str = "both-split"
     """How a frame holds the cameras: external, wrist, or both-split."""

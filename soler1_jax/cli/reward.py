@@ -26,7 +26,7 @@ class Args:
     """Folder for the results."""
     rewarder: str = "nano"
     """nano, a model's folder, random or time."""
-    readout: Literal["greedy", "sampled", "expected"] = "expected"
+    readout: Literal["greedy", "sampled", "expected", "glance"] = "glance"
     """How a model's progress is read."""
     views: str = "external"
     """How a frame holds the cameras: external, wrist, or both-split (left half

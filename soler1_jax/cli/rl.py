@@ -40,7 +40,7 @@ class Args:
     """Samples in a gradient step; 128 for drqv2 and 320 for ppo by default."""
     every: int = 5
     """Control steps between two questions to the rewarder; divides the episode's 40."""
-    readout: Literal["greedy", "sampled", "expected", "glance"] = "expected"
+    readout: Literal["greedy", "sampled", "expected", "glance"] = "glance"
     """How a model's progress is read: the number it writes (greedy or sampled), or the
     mean of its value head after the thought (expected) or before it (glance)."""
     episodes: int = 64

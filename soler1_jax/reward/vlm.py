@@ -50,7 +50,7 @@ class VLMSettings:
       prompt_length: L.
     """
 
-    readout: Readout = "expected"
+    readout: Readout = "glance"
     temperature: float = 1.0
     thought_budget: int = 31
     prompt_length: int = prompt.PROMPT_LENGTH
