@@ -2,10 +2,10 @@
 
     python experiments/nano.py
 
-Synthesises training episodes and episodes of unseen tasks; trains the tokenizer; then
-teaches the model to see, to compare frames and to state progress, and improves it with
-verifiable rewards. Checkpoints are chosen on one set of unseen tasks, the figures that
-are shipped come from another.
+Synthesises training episodes, held-out episodes of the same tasks to choose
+checkpoints by, and episodes of unseen tasks, by which nothing is chosen; trains the
+tokenizer; then teaches the model to see, to compare frames and to state progress, and
+improves it with verifiable rewards.
 Hardware: one CPU core; figures and wall time of the shipped weights are in
 soler1_jax/reward/weights/nano/metadata.json. Every part continues if it was killed.
 """
@@ -31,7 +31,7 @@ class Args:
     episodes: int = 6144
     """Training episodes."""
     exam_episodes: int = 128
-    """Episodes of unseen tasks by which the best weights are chosen."""
+    """Held-out episodes of trained tasks by which the best weights are chosen."""
     test_episodes: int = 256
     """Other episodes of unseen tasks, for the figures that are shipped."""
     perception_steps: int = 4000
@@ -58,7 +58,7 @@ def main(args: Args) -> None:
 
     for name, count, split, seed in (
         ("train", args.episodes, "train", args.seed),
-        ("exam", args.exam_episodes, "unseen", args.seed + EXAM_SEED),
+        ("exam", args.exam_episodes, "train", args.seed + EXAM_SEED),
         ("test", args.test_episodes, "unseen", args.seed + TEST_SEED),
     ):
         synth.run(
