@@ -33,7 +33,7 @@ class Args:
     exam_episodes: int = 128
     """Held-out episodes of trained tasks by which the best weights are chosen."""
     test_episodes: int = 256
-    """Other episodes of unseen tasks, for the figures that are shipped."""
+    """Episodes of unseen tasks, for the figures that are shipped."""
     perception_steps: int = 4000
     """Steps of learning to see."""
     compare_steps: int = 150
@@ -79,7 +79,7 @@ def main(args: Args) -> None:
         sft.Args(
             model=str(folders["see"] / "model"),
             data=args.data / "train",
-            unseen=args.data / "exam",
+            exam=args.data / "exam",
             exam_episodes=args.exam_episodes,
             out=folders["ask"],
             perception_steps=0,
@@ -97,7 +97,7 @@ def main(args: Args) -> None:
             rlvr.Args(
                 model=folders["ask"] / "model",
                 data=args.data / "train",
-                unseen=args.data / "exam",
+                exam=args.data / "exam",
                 exam_episodes=args.exam_episodes,
                 out=folders["improve"],
                 steps=args.improve_steps,

@@ -22,8 +22,8 @@ class Args:
     """Training data set, made by `soler1 synth`."""
     out: Path
     """Run folder."""
-    unseen: Path | None = None
-    """Data set of unseen tasks; the model is examined on it and the best one kept."""
+    exam: Path | None = None
+    """Held-out data set; the model is examined on it and the best one kept."""
     exam_episodes: int = 64
     """Episodes in an examination."""
     steps: int = 60
@@ -64,7 +64,7 @@ class Args:
     """Steps between two examinations."""
 
 
-_MAY_CHANGE = ("log_every", "save_every", "watch_every", "exam_episodes", "unseen")
+_MAY_CHANGE = ("log_every", "save_every", "watch_every", "exam_episodes", "exam")
 
 
 def run(args: Args) -> None:
@@ -83,7 +83,7 @@ def run(args: Args) -> None:
     mesh = materials.make_mesh(args.mesh)
     start = materials.load_start(args.model)
     episodes = materials.open_episodes(args.data)
-    exam = materials.exam_episodes(args.unseen, args.exam_episodes)
+    exam = materials.exam_episodes(args.exam, args.exam_episodes)
     folder = Run(args.out, "rlvr", args, may_change=_MAY_CHANGE)
     functions = Functional(materials.model_config(start, start.tokenizer))
     learner = supervise.Learner(functions, start.tokenizer, start.params)

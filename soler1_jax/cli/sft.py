@@ -19,8 +19,8 @@ class Args:
     """Training data set, made by `soler1 synth`."""
     out: Path
     """Run folder."""
-    unseen: Path | None = None
-    """Data set of unseen tasks; the model is examined on it and the best one kept."""
+    exam: Path | None = None
+    """Held-out data set; the model is examined on it and the best one kept."""
     exam_episodes: int = 64
     """Episodes in an examination."""
     model: str = "nano"
@@ -73,7 +73,7 @@ def run(args: Args) -> None:
     mesh = materials.make_mesh(args.mesh)
     episodes = materials.open_episodes(args.data)
     start = materials.starting_point(args.model)
-    exam = materials.exam_episodes(args.unseen, args.exam_episodes)
+    exam = materials.exam_episodes(args.exam, args.exam_episodes)
     folder = Run(args.out, "sft", args, may_change=_MAY_CHANGE)
     tokenizer = start.tokenizer or materials.find_tokenizer(
         args.tokenizer, args.data, args.out, args.vocab_size
@@ -98,7 +98,7 @@ def run(args: Args) -> None:
     print(f"{args.out}: {int(state.step)} steps in {seconds:.0f} s, see model/")
 
 
-_MAY_CHANGE = ("log_every", "save_every", "watch_every", "exam_episodes", "unseen")
+_MAY_CHANGE = ("log_every", "save_every", "watch_every", "exam_episodes", "exam")
 
 
 def _settings(args: Args) -> Any:

@@ -136,7 +136,7 @@ def supervise(
 
 
 class Examiner:
-    """Watches a run: examines the model on unseen tasks and keeps the best one.
+    """Watches a run: examines the model on held-out episodes and keeps the best.
 
     Args:
       keeper: writes the model folder.
@@ -170,9 +170,9 @@ class Examiner:
         if stage == "perception":
             return {}
         found = self.figures(current.params)
-        facts = {"stage": stage, "step": step, "unseen": found}
-        # rewarders read the mean of the bins unless told otherwise
-        merit = found.get("pearson_expected", 0.0)
+        facts = {"stage": stage, "step": step, "exam": found}
+        # what rewarders read unless told otherwise
+        merit = found.get("pearson_glance", 0.0)
         self._keeper.consider(current.params, merit, facts)
         return found
 

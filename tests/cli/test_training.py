@@ -71,7 +71,7 @@ def _refused(capsys, *arguments):
         (["--model", "micro", "--progress-steps", "-5"], "progress_steps"),
         (["--model", "micro", "--previous", "2"], "--previous"),
         (["--model", "micro", "--tokenizer", "none.model"], "none.model"),
-        (["--model", "micro", "--unseen", "nowhere"], "nowhere"),
+        (["--model", "micro", "--exam", "nowhere"], "nowhere"),
         (["--model", "micro", "--learning-rate", "0"], "learning rate"),
     ],
 )
