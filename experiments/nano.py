@@ -128,7 +128,7 @@ def publish(args: Args, stages: dict[str, Path], seconds: float) -> None:
             for name, path in stages.items()
         },
         "chosen": chosen,
-        "chosen_by_pearson_of_expected_on_exam": merits,
+        "chosen_by_pearson_of_glance_on_exam": merits,
         "unseen_test": figures,
         "trained": load_metadata(stages[chosen] / "model"),
     }
