@@ -109,12 +109,19 @@ def _run_sections(result: Mapping[str, Any]) -> list[str]:
 
 def _mapping_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
     names = dict.fromkeys(
-        k for row in rows.values() for k, v in row.items() if not isinstance(v, Mapping)
+        k for row in rows.values() for k, v in row.items() if not _nested(v)
     )
     body = [
         [key, *(_short(row.get(name)) for name in names)] for key, row in rows.items()
     ]
     return table(["", *(name.replace("_", " ") for name in names)], body)
+
+
+def _nested(value: Any) -> bool:
+    """Whether a value is too deep for a cell: a mapping, or a list of mappings."""
+    if isinstance(value, list):
+        return any(isinstance(item, Mapping) for item in value)
+    return isinstance(value, Mapping)
 
 
 def _short(value: Any) -> Any:
