@@ -51,6 +51,7 @@ def _rl_run(folder, view):
     env = {"date": "today", "packages": {"jax": "0.10.2"}, "device": "cpu"}
     (folder / "env.json").write_text(json.dumps(env))
     task = {"sentence": "open the door", "true_success_after": 0.75, "seeds": 2}
+    task["each_seed"] = [{"seed": 0, "after": {"parsed": 1.0}}]
     result = {"wall_seconds": 12.5, "tasks": {"open-door": task}}
     (folder / "result.json").write_text(json.dumps(result))
     lines = [
@@ -79,6 +80,7 @@ def test_a_run_is_one_page_that_loads_nothing(make_view, tmp_path):
     shown = " ".join(parser.texts)
     for word in ("open-door", "0.75", "12.5", "0.10.2", "Learning curves"):
         assert word in shown, word
+    assert "each seed" not in shown, "what is too deep for a cell is left out"
     # An episode's words are data, not markup.
     assert "lift the &lt;red&gt; cube" in text and "<red>" not in text
     for t in range(1, 9):
