@@ -17,10 +17,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from mujoco import mjx
 
 from soler1_jax.common.errors import UserError
 from soler1_jax.envs import model, mujoco_bridge, tasks
+from soler1_jax.envs.engine import mjx
 from soler1_jax.envs.tabletop import Tabletop, TabletopConfig
 
 _WARP = "mujoco.mjx.render (Warp)"

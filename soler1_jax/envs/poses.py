@@ -9,9 +9,9 @@ Dimension letters: N bodies, G geoms, J joints. Units: metres, radians, world fr
 
 import jax
 import jax.numpy as jnp
-from mujoco import mjx
 
 from soler1_jax.envs import model
+from soler1_jax.envs.engine import mjx
 from soler1_jax.envs.scene import SceneParams
 
 Array = jax.Array

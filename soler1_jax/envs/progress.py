@@ -18,10 +18,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from mujoco import mjx
 
 from soler1_jax.envs import fixtures, model
 from soler1_jax.envs.base import Facts
+from soler1_jax.envs.engine import mjx
 from soler1_jax.envs.scene import SceneParams
 from soler1_jax.envs.tasks import FAMILIES, FIXTURES, TaskTable
 

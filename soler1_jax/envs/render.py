@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from mujoco import mjx
 
 from soler1_jax.common.errors import UserError
+from soler1_jax.envs.engine import mjx
 from soler1_jax.kernels.raycast import api as raycast
 from soler1_jax.kernels.raycast.api import Geoms, GeomType, Hits, Rays
 

@@ -12,10 +12,10 @@ from typing import NamedTuple
 import flax.struct
 import jax
 import jax.numpy as jnp
-from mujoco import mjx
 
 from soler1_jax.envs import fixtures, layout, model, paint
 from soler1_jax.envs.dice import Dice
+from soler1_jax.envs.engine import mjx
 from soler1_jax.envs.tasks import COLORS, SHAPES, VERBS, TaskTable
 
 Array = jax.Array

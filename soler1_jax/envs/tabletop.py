@@ -15,11 +15,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from mujoco import mjx
 
 from soler1_jax.common.errors import UserError
 from soler1_jax.envs import fixtures, model, poses, progress, render, scene, tasks
 from soler1_jax.envs.base import Facts, State
+from soler1_jax.envs.engine import mjx
 from soler1_jax.envs.scene import SceneParams
 
 Array = jax.Array
