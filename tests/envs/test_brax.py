@@ -20,7 +20,9 @@ def test_brax_wrappers_count_truncate_and_reset():
     env = wrappers.VmapWrapper(_env())
     env = wrappers.EpisodeWrapper(env, LENGTH, 1)
     env = wrappers.AutoResetWrapper(env)
-    first = jax.jit(env.reset)(jax.random.split(jax.random.key(0), WORLDS))
+    # Brax counts worlds by the shape of keys of the old kind.
+    keys = jax.random.split(jax.random.PRNGKey(0), WORLDS)
+    first = jax.jit(env.reset)(keys)
     step = jax.jit(env.step)
     state = first
     for count in range(1, LENGTH + 1):
