@@ -35,7 +35,7 @@ class BraxTabletop(Env):
 
     def reset(self, rng: Array) -> BraxState:
         """Return the first state of an episode."""
-        return self._to_brax(self._env.reset(rng), {}, jnp.zeros(()))
+        return self._to_brax(self._env.reset(rng), {}, {}, jnp.zeros(()))
 
     def step(self, state: BraxState, action: Array) -> BraxState:
         """Advance one control step; episodes end by Brax's EpisodeWrapper."""
@@ -49,7 +49,7 @@ class BraxTabletop(Env):
             info=own,
         )
         after = self._env.step(before, action)
-        return self._to_brax(after, state.info, self._reward(after))
+        return self._to_brax(after, state.info, state.metrics, self._reward(after))
 
     @property
     def observation_size(self) -> Any:
@@ -67,7 +67,14 @@ class BraxTabletop(Env):
         """Name of the physics, as Brax wants it."""
         return "mjx"
 
-    def _to_brax(self, state: State, info: dict[str, Any], reward: Array) -> BraxState:
+    def _to_brax(
+        self,
+        state: State,
+        info: dict[str, Any],
+        metrics: dict[str, Array],
+        reward: Array,
+    ) -> BraxState:
+        """Join our state with what wrappers keep in `info` and `metrics`."""
         own = {name: state.info[name] for name in ("task", "scene", "start")}
         obs = state.obs if self._env.config.views else state.obs["proprio"]
         return BraxState(
@@ -75,6 +82,6 @@ class BraxTabletop(Env):
             obs=obs,
             reward=reward,
             done=jnp.zeros(()),
-            metrics=dict(state.metrics),
+            metrics={**metrics, **state.metrics},
             info={**info, "soler1": own},
         )
