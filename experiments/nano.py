@@ -28,8 +28,8 @@ class Args:
     """Run folder; the finished model is in OUT/model."""
     data: Path = Path("data/nano")
     """Folder of the data sets."""
-    episodes: int = 6144
-    """Training episodes."""
+    episodes: int = 8192
+    """Runs for training; most are told twice."""
     exam_episodes: int = 128
     """Held-out episodes of trained tasks by which the best weights are chosen."""
     test_episodes: int = 256
@@ -62,7 +62,13 @@ def main(args: Args) -> None:
         ("test", args.test_episodes, "unseen", args.seed + TEST_SEED),
     ):
         synth.run(
-            synth.Args(out=args.data / name, episodes=count, split=split, seed=seed)
+            synth.Args(
+                out=args.data / name,
+                episodes=count,
+                split=split,
+                seed=seed,
+                wrist=False,
+            )
         )
     folders = {name: args.out / name for name in ("see", "ask", "improve")}
     sft.run(

@@ -18,7 +18,8 @@ class Args:
     out: Path
     """Folder of the data set; TFDS opens it with builder_from_directory."""
     episodes: int = 1000
-    """How many episodes."""
+    """How many runs; most of those for training make two records, see
+    `soler1_jax.synthesis.episodes.retell`."""
     seed: int = 0
     """Decides scenes, tasks, mistakes and wordings."""
     split: Literal["train", "unseen"] = "train"

@@ -11,7 +11,8 @@ axes, progress in percent with 0 at the first frame.
       family      str                 task family, e.g. "lift"
       verb, noun  str                 the task's, e.g. "push_left", "cube"
       split       str                 "train" | "unseen"
-      level       int                 0 expert .. 6 random
+      level       int                 0 expert .. 6 random; 7: the run of another task
+                                      with the same noun
       stride      int                 control steps between two frames
       external    uint8 [T,S,S,3]     what the fixed camera sees (RGB)
       wrist       uint8 [T,S,S,3]     what the wrist camera sees (None: not stored)

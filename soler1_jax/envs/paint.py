@@ -59,6 +59,9 @@ EXTERNAL_FOVY = 40.0
 WRIST_EYE = (0.0, -0.1, 0.085)
 WRIST_LOOK = (0.0, 0.012, -0.01)
 WRIST_FOVY = 70.0
+# Of the light; the steeper it is, the closer a shadow lies below its thing, and the
+# better one view tells how far away and how high the thing is.
+LIGHT_TILT = 0.2
 
 
 class Look(NamedTuple):
@@ -148,7 +151,7 @@ def draw(
       shape: int32 [2], of the objects.
       present: bool [2].
     """
-    tilt = dice.uniform((2,), -0.45, 0.45)
+    tilt = dice.uniform((2,), -LIGHT_TILT, LIGHT_TILT)
     direction = jnp.stack([tilt[0], tilt[1], jnp.float32(-1.0)])
     pos, mat, fovy = _cameras(dice)
     return Look(

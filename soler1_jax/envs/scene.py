@@ -24,7 +24,10 @@ HIDDEN_HEIGHT = -1.0
 OBJECT_HALF = (0.026, 0.033)
 # The collision box of a round object is a little smaller than its outline.
 BOX_SHARE = (1.0, 0.88, 0.9)
-START_SHARE = 0.1
+# Half of the fixtures start within so much of the undone end of their travel, the other
+# half near the middle: there the picture does not tell which way the task goes.
+END_SHARE = 0.1
+MIDDLE_SHARE = (0.35, 0.65)
 
 _PLACE = VERBS.index("place")
 
@@ -144,8 +147,10 @@ def _draw_cast(dice: Dice, row: TaskTable) -> _Cast:
     kind = jnp.where(row.fixture >= 0, row.fixture, drawn)
     there = (row.fixture >= 0) | distractor
     slide_kind = jnp.where(there, jnp.asarray(fixtures.SLIDE_ROW)[kind], 0)
-    start = dice.uniform(high=START_SHARE)
-    travel = jnp.where(row.direction > 0, start, 1 - start)
+    end = dice.uniform(high=END_SHARE)
+    end = jnp.where(row.direction > 0, end, 1 - end)
+    middle = dice.uniform((), *MIDDLE_SHARE)
+    travel = jnp.where(dice.uniform() < 0.5, end, middle)
     travel = jnp.where(row.fixture >= 0, travel, dice.uniform())
     # A button that nobody presses is up.
     button = slide_kind == fixtures.SLIDES.index("button")

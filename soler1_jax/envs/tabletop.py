@@ -151,6 +151,20 @@ class Tabletop:
         info["step"] = info["step"] + 1
         return self._observe(data, info)
 
+    def assign(self, state: State, task: Array | int) -> State:
+        """Return the same world with another task, whose progress is 0 now.
+
+        The world was drawn for its own task: another one makes sense if it names the
+        same thing.
+
+        Args:
+          state: one world.
+          task: int32 [], index into `tasks.TASKS`.
+        """
+        task = jnp.asarray(task, jnp.int32)
+        start = progress.begin(state.data, state.info["scene"], self._row(task))
+        return state.replace(info={**state.info, "task": task, "start": start})
+
     def facts(self, state: State) -> Facts:
         """Return what is true in a world; privileged (synthesis and evaluation only)."""
         row = self._row(state.info["task"])

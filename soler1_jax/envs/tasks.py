@@ -4,7 +4,7 @@ A task is a verb and a noun. Object tasks combine eight verbs with six colours a
 shapes; fixture tasks move a drawer, button, window, door, lid, lever or dial. Policies
 are only ever trained on unseen tasks to show that the reward transfers: no training
 record has an unseen combination of verb and noun, two nouns are never named in training
-at all, and four fixture directions are unseen although their opposites are trained.
+at all, and two fixture directions are unseen although their opposites are trained.
 
 Dimension letters: N tasks. Directions: left is -x, right +x, away +y, near -y, as seen
 from the external camera.
@@ -96,7 +96,7 @@ _FIXTURE_ROWS: tuple[tuple[str, str, str, int, Split, tuple[str, ...]], ...] = (
         "drawer",
         1,
         "train",
-        ("open the drawer", "pull the drawer open", "slide the drawer out"),
+        ("open the drawer", "pull the drawer open", "slide the drawer open"),
     ),
     (
         "close-drawer",
@@ -104,7 +104,7 @@ _FIXTURE_ROWS: tuple[tuple[str, str, str, int, Split, tuple[str, ...]], ...] = (
         "drawer",
         -1,
         "unseen",
-        ("close the drawer", "push the drawer shut", "slide the drawer in"),
+        ("close the drawer", "push the drawer shut", "slide the drawer shut"),
     ),
     (
         "press-button",
@@ -143,7 +143,7 @@ _FIXTURE_ROWS: tuple[tuple[str, str, str, int, Split, tuple[str, ...]], ...] = (
         "open",
         "door",
         1,
-        "unseen",
+        "train",
         ("open the door", "pull the door open", "swing the door open"),
     ),
     (
@@ -152,7 +152,7 @@ _FIXTURE_ROWS: tuple[tuple[str, str, str, int, Split, tuple[str, ...]], ...] = (
         "door",
         -1,
         "train",
-        ("close the door", "push the door shut", "swing the door shut"),
+        ("close the door", "push the door shut", "shut the door"),
     ),
     (
         "open-lid",
@@ -160,7 +160,7 @@ _FIXTURE_ROWS: tuple[tuple[str, str, str, int, Split, tuple[str, ...]], ...] = (
         "lid",
         1,
         "train",
-        ("open the lid", "raise the lid of the box", "flip the lid up"),
+        ("open the lid", "raise the lid of the box", "flip the lid open"),
     ),
     (
         "close-lid",
@@ -168,14 +168,14 @@ _FIXTURE_ROWS: tuple[tuple[str, str, str, int, Split, tuple[str, ...]], ...] = (
         "lid",
         -1,
         "train",
-        ("close the lid", "lower the lid of the box", "flip the lid down"),
+        ("close the lid", "lower the lid of the box", "shut the lid"),
     ),
     (
         "lever-up",
         "raise",
         "lever",
         1,
-        "unseen",
+        "train",
         ("move the lever up", "raise the lever", "pull the lever upward"),
     ),
     (

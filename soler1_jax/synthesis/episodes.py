@@ -12,8 +12,9 @@ import numpy as np
 
 from soler1_jax.data import text
 from soler1_jax.data.records import Episode, Query
+from soler1_jax.envs import fixtures, scene
 from soler1_jax.envs.tasks import TASKS, Task
-from soler1_jax.synthesis import claims, questions, thoughts
+from soler1_jax.synthesis import claims, mistakes, questions, thoughts
 
 # Beside one query a frame, so many with a longer gap between prev and cur.
 LONG_GAPS = 6
@@ -31,6 +32,8 @@ class Recording(NamedTuple):
       wrist: uint8 [B,T,S,S,3], or None.
       semantic: uint8 [B,T,S,S].
       facts: float32 [B,T,F], columns FACTS.
+      other: int32 [B], another task with the same noun, or `task` again.
+      other_facts: float32 [B,T,F], as judged by that task.
     """
 
     task: np.ndarray
@@ -39,6 +42,8 @@ class Recording(NamedTuple):
     wrist: np.ndarray | None
     semantic: np.ndarray
     facts: np.ndarray
+    other: np.ndarray
+    other_facts: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +100,46 @@ def assemble(
     asked += questions.ask(bare, SPATIAL, "spatial", rng)
     asked += questions.ask(bare, TEMPORAL, "temporal", rng)
     return dataclasses.replace(bare, queries=tuple(asked))
+
+
+def retell(
+    episode: Episode, recording: Recording, world: int, rng: np.random.Generator
+) -> Episode | None:
+    """The same run told as if another task had been set.
+
+    The picture and the noun are the same, so only the verb tells the two apart.
+
+    Args:
+      episode: what `assemble` made of this world.
+      recording: a batch of rollouts, on the host.
+      world: which of them.
+      rng: chooses wordings and gaps.
+
+    Returns:
+      None if there is no other task, or it was as good as done at the start.
+    """
+    task = TASKS[int(recording.other[world])]
+    if task.name == episode.task:
+        return None
+    if task.fixture is not None:
+        joint = "slide" if task.fixture in fixtures.SLIDES else "hinge"
+        start = float(episode.fact(joint)[0])
+        undone = 1 - start if task.direction > 0 else start
+        if undone < scene.MIDDLE_SHARE[0]:
+            return None
+    bare = dataclasses.replace(
+        episode,
+        name=f"{episode.name}-other",
+        task=task.name,
+        sentence=task.sentence,
+        family=task.family,
+        verb=task.verb,
+        split=task.split,
+        level=mistakes.OTHER_TASK,
+        facts=recording.other_facts[world],
+        queries=(),
+    )
+    return dataclasses.replace(bare, queries=tuple(progress_queries(bare, task, rng)))
 
 
 def progress_queries(

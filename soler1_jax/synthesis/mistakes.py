@@ -25,6 +25,8 @@ LEVELS = (
     "going wrong",
     "random",
 )
+# The level of a run that is told as if another task with the same noun had been set.
+OTHER_TASK = len(LEVELS)
 MODES = (
     "expert",  # do the task
     "random",  # uniform actions, each held for a few steps

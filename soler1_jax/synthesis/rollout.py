@@ -49,7 +49,7 @@ class Recorder:
         self._record = jax.jit(jax.vmap(self._episode))
 
     def record(
-        self, key: Array, task: np.ndarray, level: np.ndarray
+        self, key: Array, task: np.ndarray, level: np.ndarray, other: np.ndarray
     ) -> tuple[Recording, SceneParams]:
         """Runs one episode a world.
 
@@ -57,12 +57,13 @@ class Recorder:
           key: decides scenes, mistakes and noise.
           task: int32 [B], index into TASKS.
           level: int32 [B], index into LEVELS.
+          other: int32 [B], a task with the same noun by which the run is judged too.
 
         Returns:
           The recording and the worlds' scenes, both as numpy with leading B.
         """
         keys = jax.random.split(key, len(task))
-        seen, scene = jax.device_get(self._record(keys, task, level))
+        seen, scene = jax.device_get(self._record(keys, task, level, other))
         recording = Recording(
             task=np.asarray(task),
             level=np.asarray(level),
@@ -70,17 +71,20 @@ class Recorder:
             wrist=seen.get("wrist"),
             semantic=seen["semantic"],
             facts=seen["facts"],
+            other=np.asarray(other),
+            other_facts=seen["other_facts"],
         )
         return recording, scene
 
     def _episode(
-        self, key: Array, task: Array, level: Array
+        self, key: Array, task: Array, level: Array, other: Array
     ) -> tuple[dict[str, Array], SceneParams]:
         keys = jax.random.split(key, 3)
         state = self.env.reset_task(keys[0], task)
         steps = self.stride * (self.frames - 1)
         schedule = mistakes.draw(keys[1], level, steps)
         start = self.env.facts(state).gripper
+        begun = self.env.assign(state, other).info["start"]
 
         def control(carry: Carry, step: Array) -> tuple[Carry, None]:
             state, tripped = carry
@@ -94,7 +98,13 @@ class Recorder:
             return (self.env.step(state, action), tripped), None
 
         def frame(carry: Carry, begin: Array) -> tuple[Carry, dict[str, Array]]:
-            seen = self._look(carry[0], task)
+            state = carry[0]
+            judged = {"task": other, "start": begun}
+            seen = self._look(state) | {
+                "other_facts": self._facts(
+                    state.replace(info={**state.info, **judged})
+                )
+            }
             carry, _ = jax.lax.scan(control, carry, begin + jnp.arange(self.stride))
             return carry, seen
 
@@ -104,14 +114,16 @@ class Recorder:
         _, seen = jax.lax.scan(frame, (state, jnp.zeros((), bool)), begins)
         return seen, state.info["scene"]
 
-    def _look(self, state: State, task: Array) -> dict[str, Array]:
+    def _facts(self, state: State) -> Array:
+        fixture = jnp.asarray(self._table.fixture)[state.info["task"]] >= 0
+        return facts_vector(self.env.facts(state), fixture)
+
+    def _look(self, state: State) -> dict[str, Array]:
         image = self.env.render(state, "external", self.size)
         seen = {
             "external": image.rgb,
             "semantic": self.env.semantic(image.segmentation, state),
-            "facts": facts_vector(
-                self.env.facts(state), jnp.asarray(self._table.fixture)[task] >= 0
-            ),
+            "facts": self._facts(state),
         }
         if self.wrist:
             seen["wrist"] = self.env.render(state, "wrist", self.size).rgb

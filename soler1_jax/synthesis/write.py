@@ -10,7 +10,7 @@ import dataclasses
 import time
 from collections import Counter, defaultdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -25,6 +25,7 @@ from soler1_jax.synthesis import episodes, scenes
 from soler1_jax.synthesis.mistakes import LEVELS
 from soler1_jax.synthesis.rollout import Recorder
 
+_LEVEL_NAMES = (*LEVELS, "another task's")
 # Progress labels are counted in bins of this many percent.
 _HISTOGRAM_PERCENT = 20
 
@@ -34,7 +35,8 @@ class SynthConfig:
     """What to make.
 
     Attributes:
-      episodes: how many.
+      episodes: how many runs; most of those for training are told twice, the second
+        time as if another task with the same noun had been set.
       seed: decides everything.
       split: "train" or "unseen".
       mix: weights of the levels 0 .. 6.
@@ -93,8 +95,16 @@ def parse_mix(mix: str) -> tuple[float, ...]:
         ) from error
 
 
-def choose(config: SynthConfig, shard: int) -> tuple[np.ndarray, np.ndarray]:
-    """Task and level of each world of a shard, int32 [B] each.
+class Choice(NamedTuple):
+    """What each world of a shard shows, int32 [B] each."""
+
+    task: np.ndarray
+    level: np.ndarray
+    other: np.ndarray  # a task by which the run is judged too, or `task` again
+
+
+def choose(config: SynthConfig, shard: int) -> Choice:
+    """Draws what a shard shows.
 
     Families get equal shares, tasks within a family too; levels go by the mix.
     """
@@ -109,7 +119,24 @@ def choose(config: SynthConfig, shard: int) -> tuple[np.ndarray, np.ndarray]:
     task = [rng.choice(families[names[i % len(names)]]) for i in order]
     weights = np.array(config.mix) / sum(config.mix)
     level = rng.choice(len(weights), config.worlds, p=weights)
-    return np.array(task, np.int32), level.astype(np.int32)
+    other = [rng.choice(others(int(i), config.split)) for i in task]
+    return Choice(*(np.array(row, np.int32) for row in (task, level, other)))
+
+
+def others(task: int, split: str) -> list[int]:
+    """Training tasks that move the same thing otherwise; the task itself if none.
+
+    Only runs for training are told twice. Placing is left out: it needs a plate.
+    """
+    spec = TASKS[task]
+    found = [
+        index
+        for index, other in enumerate(TASKS)
+        if other.split == "train" == split
+        and other.noun == spec.noun
+        and other.verb not in (spec.verb, "place")
+    ]
+    return found or [task]
 
 
 def synthesise(folder: Path | str, config: SynthConfig) -> dict[str, Any]:
@@ -152,25 +179,25 @@ def _length(config: SynthConfig, shard: int) -> int:
 
 
 def _shard(recorder: Recorder, config: SynthConfig, shard: int) -> list[Episode]:
-    task, level = choose(config, shard)
+    choice = choose(config, shard)
     split = SPLITS.index(config.split)
     key = jax.random.fold_in(
         jax.random.fold_in(jax.random.key(config.seed), split), shard
     )
-    recording, scene = recorder.record(key, task, level)
+    recording, scene = recorder.record(key, *choice)
     made = []
     for world in range(_length(config, shard)):
         rng = np.random.default_rng([config.seed, shard, split, 1 + world])
-        made.append(
-            episodes.assemble(
-                recording,
-                world,
-                scenes.label(int(task[world]), scene, world, config.split),
-                name=f"{config.split}-{config.seed}-{shard * config.worlds + world:07d}",
-                stride=config.stride,
-                rng=rng,
-            )
+        episode = episodes.assemble(
+            recording,
+            world,
+            scenes.label(int(choice.task[world]), scene, world, config.split),
+            name=f"{config.split}-{config.seed}-{shard * config.worlds + world:07d}",
+            stride=config.stride,
+            rng=rng,
         )
+        retold = episodes.retell(episode, recording, world, rng)
+        made += [episode] if retold is None else [episode, retold]
     return made
 
 
@@ -193,7 +220,7 @@ def statistics(data: source.Source) -> dict[str, Any]:
         "queries": sum(sources.values()),
         "sources": dict(sorted(sources.items())),
         "families": _shares(families),
-        "levels": {LEVELS[k]: v for k, v in _shares(levels).items()},
+        "levels": {_LEVEL_NAMES[k]: v for k, v in _shares(levels).items()},
         "labels": {
             f"{low}..{low + _HISTOGRAM_PERCENT}": int(count)
             for low, count in zip(edges[:-1], counts, strict=True)

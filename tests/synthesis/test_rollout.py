@@ -35,7 +35,16 @@ def tasks():
 
 def record(recorder, tasks, level, seed=0):
     levels = np.full(len(tasks), LEVELS.index(level), np.int32)
-    return recorder.record(jax.random.key(seed), tasks, levels)[0]
+    return recorder.record(jax.random.key(seed), tasks, levels, opposite(tasks))[0]
+
+
+def opposite(tasks):
+    """For a fixture's task the one that moves it the other way, else the task."""
+    names = {t.name: i for i, t in enumerate(TASKS)}
+    pairs = {(t.fixture, t.direction): names[t.name] for t in TASKS if t.fixture}
+    return np.array(
+        [pairs.get((TASKS[i].fixture, -TASKS[i].direction), i) for i in tasks], np.int32
+    )
 
 
 def column(recording, name):
@@ -49,6 +58,19 @@ def test_experts_solve_every_family(recorder, tasks):
         families[TASKS[task].family].append(won)
     shares = {family: np.mean(won) for family, won in families.items()}
     assert min(shares.values()) >= 0.85, shares
+
+
+def test_one_run_is_judged_oppositely_by_opposite_tasks(recorder, tasks):
+    recording = record(recorder, tasks, "expert")
+    act = recording.facts[..., FACTS.index("act")]
+    other = recording.other_facts[..., FACTS.index("act")]
+    same = recording.task == recording.other
+    np.testing.assert_array_equal(act[same], other[same])
+    start = recording.facts[:, 0, [FACTS.index("slide"), FACTS.index("hinge")]].max(1)
+    middle = ~same & (start > 0.3) & (start < 0.7)
+    assert middle.sum() > 20
+    assert (act[middle, -1] * other[middle, -1] <= 0).all()
+    assert other[middle, -1].mean() < -0.5
 
 
 def test_random_runs_rarely_succeed(recorder, tasks):

@@ -11,9 +11,10 @@ import pytest
 
 from soler1_jax.common.errors import UserError
 from soler1_jax.data import records, source
-from soler1_jax.envs.tasks import TASKS, UNSEEN_NOUNS
+from soler1_jax.envs.tasks import TASKS, UNSEEN_NOUNS, task_index
 from soler1_jax.synthesis import corpus, write
 from soler1_jax.synthesis.episodes import Recording
+from soler1_jax.synthesis.mistakes import OTHER_TASK
 
 SIZE = 16
 
@@ -26,7 +27,7 @@ class MadeUp:
     def __init__(self, stride, frames, size, wrist):
         self.frames, self.size, self.wrist = frames, size, wrist
 
-    def record(self, key, task, level):
+    def record(self, key, task, level, other):
         MadeUp.calls += 1
         import jax
 
@@ -41,6 +42,8 @@ class MadeUp:
             wrist=None,
             semantic=rng.integers(0, 8, shape, dtype=np.uint8),
             facts=facts.astype(np.float32),
+            other=other,
+            other_facts=-facts.astype(np.float32),
         )
         worlds = len(task)
         named = [TASKS[t] for t in task]
@@ -72,6 +75,11 @@ def made_up(monkeypatch):
     MadeUp.calls = 0
 
 
+def episodes_of(folder):
+    data = source.open_source(folder)
+    return [data[i] for i in range(len(data))]
+
+
 def shards(folder):
     return {p.name: p.read_bytes() for p in folder.glob("soler1-*")}
 
@@ -82,7 +90,8 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path, made_up):
     write.synthesise(tmp_path / "c", config(seed=6))
     assert shards(tmp_path / "a") == shards(tmp_path / "b")
     assert shards(tmp_path / "a") != shards(tmp_path / "c")
-    assert len(source.open_source(tmp_path / "a")) == 40
+    levels = [e.level for e in episodes_of(tmp_path / "a")]
+    assert len(levels) - levels.count(OTHER_TASK) == 40
 
 
 def test_a_killed_run_continues_to_the_same_bytes(tmp_path, made_up, monkeypatch):
@@ -121,7 +130,7 @@ def test_families_get_equal_shares_and_levels_follow_the_mix():
     settings = config(worlds=120, mix=(1, 0, 0, 0, 0, 0, 3))
     families, levels = [], []
     for shard in range(10):
-        task, level = write.choose(settings, shard)
+        task, level, _ = write.choose(settings, shard)
         families += [TASKS[t].family for t in task]
         levels += level.tolist()
     counts = {f: families.count(f) for f in set(families)}
@@ -151,11 +160,12 @@ def test_training_data_hold_no_unseen_task(tmp_path, made_up):
         assert not any(noun in line for noun in nouns), line
 
 
-def test_four_fixture_directions_are_never_trained():
-    trained = {TASKS[t].name for s in range(60) for t in write.choose(config(), s)[0]}
-    never = {"close-drawer", "slide-window-left", "open-door", "lever-up"}
+def test_two_fixture_directions_are_never_trained():
+    chosen = [write.choose(config(), s) for s in range(60)]
+    trained = {TASKS[t].name for c in chosen for t in (*c.task, *c.other)}
+    never = {"close-drawer", "slide-window-left"}
     assert never & trained == set()
-    opposites = {"open-drawer", "slide-window-right", "close-door", "lever-down"}
+    opposites = {"open-drawer", "slide-window-right"}
     assert opposites <= trained
     kept = {
         TASKS[t].name
@@ -164,6 +174,26 @@ def test_four_fixture_directions_are_never_trained():
     }
     assert never <= kept
     assert not kept & trained
+
+
+def test_runs_are_retold_with_the_same_picture_and_another_verb(tmp_path, made_up):
+    write.synthesise(tmp_path, config(episodes=64))
+    told = episodes_of(tmp_path)
+    again = [e for e in told if e.level == OTHER_TASK]
+    assert 20 < len(again) < 64
+    for episode in again:
+        first = next(e for e in told if f"{e.name}-other" == episode.name)
+        np.testing.assert_array_equal(episode.external, first.external)
+        assert episode.noun == first.noun and episode.verb != first.verb
+        assert {q.source for q in episode.queries} == {"progress"}
+        np.testing.assert_array_equal(episode.facts, -first.facts)
+        phrasings = TASKS[task_index(episode.task)].phrasings
+        assert all(q.prompt in phrasings for q in episode.queries)
+
+
+def test_runs_for_evaluation_are_not_retold():
+    chosen = write.choose(config(split="unseen"), 0)
+    np.testing.assert_array_equal(chosen.task, chosen.other)
 
 
 @pytest.mark.parametrize(
