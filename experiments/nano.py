@@ -30,15 +30,15 @@ class Args:
     """Folder of the data sets."""
     episodes: int = 8192
     """Runs for training; most are told twice."""
-    exam_episodes: int = 128
+    exam_episodes: int = 160
     """Held-out episodes of trained tasks by which the best weights are chosen."""
-    test_episodes: int = 256
+    test_episodes: int = 320
     """Episodes of unseen tasks, for the figures that are shipped."""
     perception_steps: int = 4000
     """Steps of learning to see."""
     compare_steps: int = 150
     """Steps of questions."""
-    progress_steps: int = 2900
+    progress_steps: int = 6500
     """Steps of progress queries."""
     improve_steps: int = 40
     """Steps of reinforcement learning; 0 for none."""
@@ -91,8 +91,8 @@ def main(args: Args) -> None:
             perception_steps=0,
             compare_steps=args.compare_steps,
             progress_steps=args.progress_steps,
-            save_every=300,
-            watch_every=300,
+            save_every=500,
+            watch_every=500,
             seed=args.seed,
         )
     )
