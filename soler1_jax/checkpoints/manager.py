@@ -14,7 +14,13 @@ import jax
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from soler1_jax.common.errors import UserError, disk_errors, require_positive
+from soler1_jax.common.errors import (
+    UserError,
+    disk_errors,
+    native_disk_errors,
+    require_positive,
+    require_space,
+)
 
 Tree = TypeVar("Tree")
 
@@ -74,14 +80,16 @@ class CheckpointStore:
                 _ABOUT: ocp.args.JsonSave(about),
             }
         )
-        with disk_errors(self.folder):
+        # Orbax's threads meet a full disk with a dozen tracebacks, so it is met before.
+        require_space(self.folder, _bytes(state))
+        with disk_errors(self.folder), native_disk_errors(self.folder):
             self._manager.save(step, args=items)
             if not self._background:
                 self._manager.wait_until_finished()
 
     def wait(self) -> None:
         """Returns once everything is on disk."""
-        with disk_errors(self.folder):
+        with disk_errors(self.folder), native_disk_errors(self.folder):
             self._manager.wait_until_finished()
 
     def steps(self) -> list[int]:
@@ -148,6 +156,12 @@ class CheckpointStore:
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices(f"set aside {step}")
         self._manager.reload()
+
+
+def _bytes(tree: Any) -> int:
+    """Bytes that this process writes of a tree; floats hardly compress."""
+    shards = [s for x in jax.tree.leaves(tree) for s in x.addressable_shards]
+    return sum(s.data.nbytes for s in shards if s.replica_id == 0)
 
 
 def _shapes(tree: Any) -> dict[str, list[int]]:

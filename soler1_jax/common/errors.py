@@ -7,6 +7,7 @@ line prints it without a traceback and exits with status 2.
 import contextlib
 import difflib
 import errno
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -38,6 +39,35 @@ def require_non_negative(name: str, value: float) -> None:
         raise UserError(f"{name} must not be negative; got {value}; give 0 or more")
 
 
+# How native writers, which know no errno, say that a disk is full.
+_FULL_WORDS = ("No space", "ENOSPC", "RESOURCE_EXHAUSTED", "File too large")
+
+
+def disk_full(path: Path | str) -> UserError:
+    """The error for a full disk."""
+    return UserError(
+        f"writing needs free disk space; the disk of {path} is full; "
+        "free some space and run the same command again"
+    )
+
+
+def require_space(path: Path, size: int) -> None:
+    """Raises UserError unless `size` bytes are free on the disk of a folder."""
+    if shutil.disk_usage(path).free < size:
+        raise disk_full(path)
+
+
+@contextlib.contextmanager
+def native_disk_errors(path: Path | str) -> Iterator[None]:
+    """Turns a native writer's complaint about a full disk into a UserError."""
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        if any(word in str(error) for word in _FULL_WORDS):
+            raise disk_full(path) from error
+        raise
+
+
 @contextlib.contextmanager
 def disk_errors(path: Path | str) -> Iterator[None]:
     """Turns the operating system's refusal to write under `path` into a UserError."""
@@ -45,10 +75,7 @@ def disk_errors(path: Path | str) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(
-                f"writing needs free disk space; the disk of {path} is full; "
-                "free some space and run the same command again"
-            ) from error
+            raise disk_full(path) from error
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
             raise UserError(
                 f"the output folder must be writable; {path} is not; "

@@ -19,7 +19,7 @@ from array_record.python import array_record_module
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 from tensorflow_datasets.core import features as tfds_features
 
-from soler1_jax.common.errors import UserError, disk_errors
+from soler1_jax.common.errors import UserError, disk_errors, native_disk_errors
 from soler1_jax.common.run import read_json, write_json
 from soler1_jax.data import records
 from soler1_jax.data.records import Episode
@@ -28,7 +28,6 @@ NAME = "soler1"
 VERSION = "1.0.0"
 # One record a group: random access reads nothing but what it returns.
 _WRITER_OPTIONS = "group_size:1,zstd:3"
-_DISK_WORDS = ("No space", "ENOSPC", "RESOURCE_EXHAUSTED", "File too large")
 
 
 def shard_path(folder: Path, split: str, index: int, count: int) -> Path:
@@ -45,7 +44,7 @@ def write_shard(path: Path, episodes: Iterable[Episode]) -> int:
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     size = 0
-    with disk_errors(path.parent):
+    with disk_errors(path.parent), native_disk_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         # array_record reports no errno; the same refusals are met here first
         temporary.open("wb").close()
@@ -61,13 +60,6 @@ def write_shard(path: Path, episodes: Iterable[Episode]) -> int:
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
             temporary.replace(path)
-        except (RuntimeError, ValueError) as error:
-            if any(word in str(error) for word in _DISK_WORDS):
-                raise UserError(
-                    f"writing needs free disk space; the disk of {path.parent} is "
-                    "full; free some space and run the same command again"
-                ) from error
-            raise
         finally:
             temporary.unlink(missing_ok=True)
     return size

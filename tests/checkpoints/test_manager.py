@@ -1,6 +1,7 @@
 """Training checkpoints: continue exactly, survive damage, refuse another run's state."""
 
 import logging
+import shutil
 from pathlib import Path
 
 import jax
@@ -61,6 +62,32 @@ def test_keeps_only_the_newest(tmp_path: Path) -> None:
     for step in range(5):
         store.save(step, _state(step), {})
     assert store.steps() == [3, 4]
+
+
+def test_a_full_disk_is_one_line_and_spoils_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = CheckpointStore(tmp_path)
+    store.save(1, _state(1), {})
+    free = shutil.disk_usage(tmp_path)._replace(free=100)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: free)
+    with pytest.raises(UserError, match="free disk space"):
+        store.save(2, _state(2), {})
+    monkeypatch.undo()
+    _same(CheckpointStore(tmp_path).restore(_state(9))[0], _state(1))
+
+
+def test_a_disk_that_fills_up_while_orbax_writes_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = CheckpointStore(tmp_path)
+
+    def full(*args: object, **kwargs: object) -> None:
+        raise ValueError("RESOURCE_EXHAUSTED: Failed to write: No space left on device")
+
+    monkeypatch.setattr(store._manager, "save", full)
+    with pytest.raises(UserError, match="free disk space"):
+        store.save(1, _state(1), {})
 
 
 def test_empty_folder_restores_nothing(tmp_path: Path) -> None:
