@@ -153,6 +153,8 @@ class GroundingConfig:
       size: channels of the text query and of the patch keys.
       coordinate_frequencies: sine-cosine pairs per coordinate of a heat map's centre.
       class_count, color_count, shape_count: outputs of the dense patch heads.
+      comparison: whether the current frame is compared with the first and the previous
+        one in the light of the sentence (model/comparison.py).
     """
 
     size: int = 64
@@ -160,6 +162,7 @@ class GroundingConfig:
     class_count: int = 8
     color_count: int = 7
     shape_count: int = 4
+    comparison: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

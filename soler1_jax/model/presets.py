@@ -14,7 +14,7 @@ QWEN_VOCAB_SIZE = 151936
 
 
 def nano(vocab_size: int) -> ModelConfig:
-    """About 1.6 M parameters: 64-pixel frames, 4 + 2 tokens a frame."""
+    """About 1.7 M parameters: 64-pixel frames, 4 + 2 tokens a frame."""
     return ModelConfig(
         name="nano",
         vision=VisionConfig(
@@ -45,7 +45,7 @@ def nano(vocab_size: int) -> ModelConfig:
             mrope_section=(6, 5, 5),
             prefix_attention="bidirectional",
         ),
-        grounding=GroundingConfig(),
+        grounding=GroundingConfig(comparison=True),
         frame_roles=3,
         bin_count=41,
         state_size=7,
@@ -84,7 +84,9 @@ def micro(vocab_size: int) -> ModelConfig:
             mrope_section=(4, 2, 2),
             prefix_attention="bidirectional",
         ),
-        grounding=GroundingConfig(size=8, coordinate_frequencies=2),
+        grounding=GroundingConfig(
+            size=8, coordinate_frequencies=2, comparison=True
+        ),
         frame_roles=3,
         bin_count=41,
         state_size=7,

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from soler1_jax.common.errors import UserError
+from soler1_jax.model.comparison import Comparer
 from soler1_jax.model.config import ModelConfig
 from soler1_jax.model.decoder import Decoder, grow
 from soler1_jax.model.grounding import DenseLogits, Grounded, Grounder
@@ -29,6 +30,10 @@ from soler1_jax.model.prefix import (
     prefix_positions,
 )
 from soler1_jax.model.vision import FrameFeatures, VisionTower
+
+
+FIRST, PREVIOUS, CURRENT = range(3)
+"""Roles of frames."""
 
 
 class Outputs(NamedTuple):
@@ -77,6 +82,8 @@ class VLM(nnx.Module):
             )
         if config.grounding:
             self.grounder = Grounder(config, rngs=rngs)
+            if config.grounding.comparison:
+                self.comparer = Comparer(config, rngs=rngs)
         if config.frame_roles:
             roles = jax.random.normal(rngs.params(), (config.frame_roles, size))
             self.frame_roles = parameter(0.5 * roles, (None, "embed"))
@@ -150,9 +157,16 @@ class VLM(nnx.Module):
         roles = tuple(range(count)) if roles is None else tuple(roles)
         if frame_mask is None:
             frame_mask = jnp.ones((batch, count), bool)
-        tokens = [
-            self._with_role(f.tokens, r) for f, r in zip(frames, roles, strict=True)
-        ]
+        tokens = [f.tokens for f in frames]
+        act = jnp.zeros((batch, 2))
+        if self._compares and set(roles) >= {FIRST, PREVIOUS, CURRENT}:
+            places = [roles.index(role) for role in (FIRST, PREVIOUS, CURRENT)]
+            tokens[places[2]], act = self._compare(
+                [tokens[p] for p in places],
+                (prompt_ids, prompt_mask),
+                frame_mask[:, jnp.asarray(places)],
+            )
+        tokens = [self._with_role(t, r) for t, r in zip(tokens, roles, strict=True)]
         words = self.embed_tokens(prompt_ids, self.config.dtype)
         grid, shown = self.config.vision.merged_grid, self.config.frame_token_count
         offsets = frame_offsets(grid, shown - grid * grid)
@@ -166,7 +180,39 @@ class VLM(nnx.Module):
             mask=jnp.concatenate([picture_mask, prompt_mask], axis=1),
             last=count * shown + jnp.maximum(length - 1, 0),
             next_position=following,
+            act=act,
         )
+
+    @property
+    def _compares(self) -> bool:
+        return bool(self.config.grounding and self.config.grounding.comparison)
+
+    def _compare(
+        self,
+        tokens: Sequence[jax.Array],
+        words: tuple[jax.Array, jax.Array],
+        shown: jax.Array,
+    ) -> tuple[jax.Array, jax.Array]:
+        """Adds to the current frame's slots what changed since the other two.
+
+        Args:
+          tokens: [B, K+2, D] of the first, previous and current frame.
+          words: ids int32 and mask bool [B, Lp].
+          shown: bool [B, 3], which of the frames are there.
+
+        Returns:
+          The current frame's tokens, and `Prefix.act`.
+        """
+        first, previous, current = tokens
+        # The gripper's slot learns of the last motion, the thing's of all so far.
+        changes = [
+            self.comparer(before[:, -2:], current[:, -2:], *words)
+            for before in (previous, first)
+        ]
+        both = (shown[:, 2:] & shown[:, 1::-1]).astype(current.dtype)
+        added = jnp.stack([c.token for c in changes], axis=1) * both[..., None]
+        acts = jnp.stack([changes[1].act, changes[0].act], axis=1)
+        return current.at[:, -2:].add(added), acts * both[:, ::-1]
 
     def _with_role(self, tokens: jax.Array, role: int) -> jax.Array:
         if not self.config.frame_roles:

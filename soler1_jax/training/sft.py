@@ -43,6 +43,8 @@ class SftConfig:
         the answer, so without it the answer learns to read and not to look.
       bins_width: standard deviation of its soft labels in percent.
       state_weight: of the state head's squared error.
+      act_weight: of the squared error of the act between two frames, as the model's
+        comparison of them tells it; a constant for models without one.
     """
 
     perception_frames: int = 2
@@ -55,13 +57,14 @@ class SftConfig:
     glance_weight: float = 1.0
     bins_width: float = 5.0
     state_weight: float = 3.0
+    act_weight: float = 3.0
 
     def __post_init__(self) -> None:
         """Raises UserError for values that cannot work."""
         require_positive("perception_frames", self.perception_frames)
         require_positive("perception_names", self.perception_names)
         require_positive("bins_width", self.bins_width)
-        for name in ("perception", "token", "answer", "bins", "glance", "state"):
+        for name in ("perception", "token", "answer", "bins", "glance", "state", "act"):
             require_non_negative(f"{name}_weight", getattr(self, f"{name}_weight"))
 
 
@@ -234,7 +237,7 @@ def query_loss(
     first = jnp.argmax(answer, axis=1)
     values = losses.answer_values(outputs.value_logits, first)
     rows = jnp.arange(episodes)[:, None]
-    current = flatten(batch["facts"][rows, batch["shown"][..., 2]])
+    facts = [flatten(batch["facts"][rows, batch["shown"][..., i]]) for i in range(3)]
     see = perception.total(parts) + perception.total(prompted)
     taught = {
         "tokens": losses.next_token(outputs.logits, ids, weights),
@@ -243,8 +246,9 @@ def query_loss(
             outputs.value_logits[:, 0], progress, judged, config.bins_width
         ),
         "state": losses.state_error(
-            outputs.state, perception.state_target(current), judged
+            outputs.state, perception.state_target(facts[2]), judged
         ),
+        "act": losses.state_error(prefix.act, perception.act_target(facts), judged),
     }
     loss = (
         config.perception_weight * see
@@ -252,6 +256,7 @@ def query_loss(
         + config.bins_weight * taught["bins"]
         + config.glance_weight * taught["glance"]
         + config.state_weight * taught["state"]
+        + config.act_weight * taught["act"]
     )
     counted = {
         "answer_tokens": losses.next_token(outputs.logits, ids, answer),
