@@ -14,8 +14,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from soler1_jax.common.errors import require_non_negative, require_positive
+from soler1_jax.common.errors import (
+    UserError,
+    require_non_negative,
+    require_positive,
+)
 from soler1_jax.data.records import SOURCES
+from soler1_jax.tokenizers.sentencepiece import PAD, UNK
 from soler1_jax.training import losses, perception
 from soler1_jax.training.state import TrainState, apply_gradients, step_key
 
@@ -43,6 +48,9 @@ class SftConfig:
         the answer, so without it the answer learns to read and not to look.
       bins_width: standard deviation of its soft labels in percent.
       state_weight: of the state head's squared error.
+      nameless: how often a progress prompt is shown without its noun. The slot has
+        found the thing; without the noun, only the verb can tell which motion of it is
+        progress, also for a noun that was trained with one verb alone.
       act_weight: of the squared error of the act between two frames, as the model's
         comparison of them tells it; a constant for models without one.
     """
@@ -58,6 +66,7 @@ class SftConfig:
     bins_width: float = 5.0
     state_weight: float = 3.0
     act_weight: float = 3.0
+    nameless: float = 0.5
 
     def __post_init__(self) -> None:
         """Raises UserError for values that cannot work."""
@@ -66,6 +75,8 @@ class SftConfig:
         require_positive("bins_width", self.bins_width)
         for name in ("perception", "token", "answer", "bins", "glance", "state", "act"):
             require_non_negative(f"{name}_weight", getattr(self, f"{name}_weight"))
+        if not 0 <= self.nameless <= 1:
+            raise UserError(f"nameless is a share; got {self.nameless}; give 0 to 1")
 
 
 def flatten(x: jax.Array) -> jax.Array:
@@ -173,13 +184,37 @@ def perception_loss(
     return loss, {"loss": loss, **parts}
 
 
-def ask(model: Any, features: Any, batch: Batch) -> tuple[Any, Any]:
+def without_nouns(batch: Batch, key: jax.Array, share: float) -> jax.Array:
+    """Prompts of progress queries with the noun's words unknown, at random.
+
+    Args:
+      batch: of data/batches.py.
+      key: draws which prompts lose their noun.
+      share: how many do.
+
+    Returns:
+      int32 [E,Q,L].
+    """
+    rows = jnp.arange(len(batch["named"]))
+    names = jnp.where(batch["name_mask"], batch["name_ids"], PAD)[rows, batch["named"]]
+    prompts = batch["prompt_ids"]
+    noun = (prompts[..., None] == names[:, None, None]).any(-1) & (prompts != PAD)
+    hidden = jax.random.bernoulli(key, share, batch["source"].shape)
+    hidden &= batch["source"] == SOURCES.index("progress")
+    return jnp.where(noun & hidden[..., None], UNK, prompts)
+
+
+def ask(
+    model: Any, features: Any, batch: Batch, prompts: jax.Array | None = None
+) -> tuple[Any, Any]:
     """Puts the batch's questions to encoded frames.
 
     Args:
       model: bound model.
       features: FrameFeatures of E*T frames.
       batch: of data/batches.py.
+      prompts: int32 [E,Q,L], what the decoder reads; None for the batch's prompts, by
+        which things are found in any case.
 
     Returns:
       The prefix of E*Q questions, and Grounded [E*Q*3, ...].
@@ -190,7 +225,8 @@ def ask(model: Any, features: Any, batch: Batch) -> tuple[Any, Any]:
     ids, mask = flatten(batch["prompt_ids"]), flatten(batch["prompt_mask"])
     grounded = model.ground(picked, ids.repeat(3, axis=0), mask.repeat(3, axis=0))
     frames = [jax.tree.map(lambda x, i=i: x[i::3], grounded) for i in range(3)]
-    prefix = model.prefix(frames, ids, mask, flatten(batch["shown_mask"]))
+    read = ids if prompts is None else flatten(prompts)
+    prefix = model.prefix(frames, read, mask, flatten(batch["shown_mask"]))
     return prefix, grounded
 
 
@@ -215,7 +251,7 @@ def query_loss(
     Args:
       model: bound model.
       batch: of data/batches.py.
-      key: draws which things are named.
+      key: draws which things are named, and which prompts lose their noun.
       config: weights.
       answer_id: token id of `<answer>`.
     """
@@ -224,8 +260,10 @@ def query_loss(
     features = model.encode(flatten(batch["frames"]))
     names = _names_of(batch, length)
     scenes = scenes_of(batch, everything)
-    parts = perceive(model, features, scenes, names, key, config.query_names)
-    prefix, grounded = ask(model, features, batch)
+    name_key, noun_key = jax.random.split(key)
+    parts = perceive(model, features, scenes, names, name_key, config.query_names)
+    prompts = without_nouns(batch, noun_key, config.nameless)
+    prefix, grounded = ask(model, features, batch, prompts)
     prompted = _prompt_grounding(grounded, batch)
     ids, mask = flatten(batch["completion_ids"]), flatten(batch["completion_mask"])
     outputs = model.logits(prefix, ids, mask)

@@ -111,3 +111,18 @@ def test_names_are_drawn_from_things_that_have_one(model, batch):
         assert not np.any(asked[0])
         assert np.all(asked[1:]) and np.all((which[1:] >= 2) & (which[1:] <= 6))
         assert all(len(set(row)) == 3 for row in np.asarray(which))
+
+
+def test_prompts_lose_the_words_of_their_noun_and_no_others():
+    batch = {
+        "named": jnp.array([1, 2]),
+        "name_ids": jnp.array([[[5, 6], [7, 8], [9, 0]], [[5, 6], [7, 8], [9, 0]]]),
+        "name_mask": jnp.array([[[1, 1], [1, 1], [1, 0]]] * 2, bool),
+        "prompt_ids": jnp.array([[[11, 7, 8, 0], [7, 9, 0, 0]], [[9, 7, 0, 0]] * 2]),
+        "source": jnp.array([[0, 0], [0, 1]]) + SOURCES.index("progress"),
+    }
+    always = sft.without_nouns(batch, jax.random.key(0), 1.0)
+    expected = [[[11, 1, 1, 0], [1, 9, 0, 0]], [[1, 7, 0, 0], [9, 7, 0, 0]]]
+    np.testing.assert_array_equal(always, expected)
+    never = sft.without_nouns(batch, jax.random.key(0), 0.0)
+    np.testing.assert_array_equal(never, batch["prompt_ids"])
