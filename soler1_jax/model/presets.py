@@ -84,9 +84,7 @@ def micro(vocab_size: int) -> ModelConfig:
             mrope_section=(4, 2, 2),
             prefix_attention="bidirectional",
         ),
-        grounding=GroundingConfig(
-            size=8, coordinate_frequencies=2, comparison=True
-        ),
+        grounding=GroundingConfig(size=8, coordinate_frequencies=2, comparison=True),
         frame_roles=3,
         bin_count=41,
         state_size=7,

@@ -31,7 +31,6 @@ from soler1_jax.model.prefix import (
 )
 from soler1_jax.model.vision import FrameFeatures, VisionTower
 
-
 FIRST, PREVIOUS, CURRENT = range(3)
 """Roles of frames."""
 

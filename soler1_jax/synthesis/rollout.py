@@ -101,9 +101,7 @@ class Recorder:
             state = carry[0]
             judged = {"task": other, "start": begun}
             seen = self._look(state) | {
-                "other_facts": self._facts(
-                    state.replace(info={**state.info, **judged})
-                )
+                "other_facts": self._facts(state.replace(info={**state.info, **judged}))
             }
             carry, _ = jax.lax.scan(control, carry, begin + jnp.arange(self.stride))
             return carry, seen
