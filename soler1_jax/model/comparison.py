@@ -16,8 +16,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from soler1_jax.model.config import ModelConfig
-from soler1_jax.model.grounding import PhraseEncoder
+from soler1_jax.model.grounding import Grounded, PhraseEncoder
 from soler1_jax.model.layers import MLP, Linear
+
+# Centimetres are what counts in a motion.
+STEP_UNIT = 0.1
 
 
 class Change(NamedTuple):
@@ -28,7 +31,7 @@ class Change(NamedTuple):
 
 
 class Comparer(nnx.Module):
-    """Compares the gripper's and the named thing's slots of two frames.
+    """Compares the gripper and the named thing of two frames: slots and positions.
 
     It has its own word vectors: what finds a thing is its noun, what judges a motion
     is mostly the verb.
@@ -38,15 +41,19 @@ class Comparer(nnx.Module):
         hidden, size = config.text.hidden_size, config.grounding.size
         self.phrase = PhraseEncoder(config.text.vocab_size, size, rngs=rngs)
         self.gate = Linear((size, hidden), (None, "embed"), use_bias=True, rngs=rngs)
-        self.change = MLP((4 * hidden, hidden, hidden), rngs=rngs)
+        self.change = MLP((4 * hidden + 12, hidden, hidden), rngs=rngs)
         self.token = Linear((hidden, hidden), ("embed", None), use_bias=True, rngs=rngs)
         self.act = Linear((hidden, 1), ("embed", None), use_bias=True, rngs=rngs)
 
     def __call__(
-        self, before: jax.Array, now: jax.Array, ids: jax.Array, mask: jax.Array
+        self, before: Grounded, now: Grounded, ids: jax.Array, mask: jax.Array
     ) -> Change:
-        """Compares slots [B, 2, D] of two frames, asked with words int32 [B, L]."""
-        goal = self.gate(self.phrase(ids, mask, now.dtype))
-        slots = jnp.concatenate([before, now], axis=1)
-        product = goal * self.change(slots.reshape(len(slots), -1))
+        """Compares two frames [B, ...], asked with words int32 and bool [B, L]."""
+        slots = jnp.concatenate([before.tokens[:, -2:], now.tokens[:, -2:]], axis=1)
+        then, here = before.position[:, :2], now.position[:, :2]
+        ways = [here - then, here[:, :1] - here[:, 1:], then[:, :1] - then[:, 1:]]
+        way = jnp.concatenate(ways, axis=1) / STEP_UNIT
+        features = [x.reshape(len(x), -1).astype(slots.dtype) for x in (slots, way)]
+        goal = self.gate(self.phrase(ids, mask, slots.dtype))
+        product = goal * self.change(jnp.concatenate(features, axis=1))
         return Change(self.token(product), self.act(product)[:, 0].astype(jnp.float32))

@@ -21,7 +21,6 @@ class Prefix(NamedTuple):
     mask: jax.Array  # bool [B, P], False on absent frames and padding
     last: jax.Array  # int32 [B], place of the last word of the prompt
     next_position: jax.Array  # int32 [B], position of the first generated token
-    act: jax.Array  # float32 [B, 2], of `comparison.Change`: since first and previous
 
 
 def frame_offsets(grid: int, slots: int) -> np.ndarray:

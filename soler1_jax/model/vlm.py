@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from soler1_jax.common.errors import UserError
-from soler1_jax.model.comparison import Comparer
+from soler1_jax.model.comparison import Change, Comparer
 from soler1_jax.model.config import ModelConfig
 from soler1_jax.model.decoder import Decoder, grow
 from soler1_jax.model.grounding import DenseLogits, Grounded, Grounder
@@ -157,11 +157,10 @@ class VLM(nnx.Module):
         if frame_mask is None:
             frame_mask = jnp.ones((batch, count), bool)
         tokens = [f.tokens for f in frames]
-        act = jnp.zeros((batch, 2))
-        if self._compares and set(roles) >= {FIRST, PREVIOUS, CURRENT}:
+        if self.compares and set(roles) >= {FIRST, PREVIOUS, CURRENT}:
             places = [roles.index(role) for role in (FIRST, PREVIOUS, CURRENT)]
-            tokens[places[2]], act = self._compare(
-                [tokens[p] for p in places],
+            tokens[places[2]] += self._changes(
+                [frames[p] for p in places],
                 (prompt_ids, prompt_mask),
                 frame_mask[:, jnp.asarray(places)],
             )
@@ -179,39 +178,47 @@ class VLM(nnx.Module):
             mask=jnp.concatenate([picture_mask, prompt_mask], axis=1),
             last=count * shown + jnp.maximum(length - 1, 0),
             next_position=following,
-            act=act,
         )
 
     @property
-    def _compares(self) -> bool:
+    def compares(self) -> bool:
+        """Whether frames are compared with each other."""
         return bool(self.config.grounding and self.config.grounding.comparison)
 
-    def _compare(
-        self,
-        tokens: Sequence[jax.Array],
-        words: tuple[jax.Array, jax.Array],
-        shown: jax.Array,
-    ) -> tuple[jax.Array, jax.Array]:
-        """Adds to the current frame's slots what changed since the other two.
+    def compare(
+        self, before: Grounded, now: Grounded, ids: jax.Array, mask: jax.Array
+    ) -> Change:
+        """What changed between two frames; needs `config.grounding.comparison`.
 
         Args:
-          tokens: [B, K+2, D] of the first, previous and current frame.
+          before, now: frames with leading axis B, grounded with the task's words.
+          ids: int32 [B, Lp], the prompt.
+          mask: bool [B, Lp].
+        """
+        return self.comparer(before, now, ids, mask)
+
+    def _changes(
+        self,
+        frames: Sequence[Grounded],
+        words: tuple[jax.Array, jax.Array],
+        shown: jax.Array,
+    ) -> jax.Array:
+        """What the current frame's tokens are told of the two before.
+
+        Args:
+          frames: first, previous and current.
           words: ids int32 and mask bool [B, Lp].
           shown: bool [B, 3], which of the frames are there.
 
         Returns:
-          The current frame's tokens, and `Prefix.act`.
+          [B, K+2, D], zero but for the slots.
         """
-        first, previous, current = tokens
+        first, previous, current = frames
         # The gripper's slot learns of the last motion, the thing's of all so far.
-        changes = [
-            self.comparer(before[:, -2:], current[:, -2:], *words)
-            for before in (previous, first)
-        ]
-        both = (shown[:, 2:] & shown[:, 1::-1]).astype(current.dtype)
-        added = jnp.stack([c.token for c in changes], axis=1) * both[..., None]
-        acts = jnp.stack([changes[1].act, changes[0].act], axis=1)
-        return current.at[:, -2:].add(added), acts * both[:, ::-1]
+        told = [self.compare(f, current, *words).token for f in (previous, first)]
+        both = shown[:, 2:] & shown[:, 1::-1]
+        slots = jnp.stack(told, axis=1) * both[..., None].astype(told[0].dtype)
+        return jnp.pad(slots, ((0, 0), (current.tokens.shape[1] - 2, 0), (0, 0)))
 
     def _with_role(self, tokens: jax.Array, role: int) -> jax.Array:
         if not self.config.frame_roles:

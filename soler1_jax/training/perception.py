@@ -6,7 +6,6 @@ learns to copy instead of to look. Letters: N frames, M names a frame, P patches
 C = 8 classes, F facts, L words of a name. Positions are in metres, world axes.
 """
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -54,19 +53,6 @@ def state_target(facts: jax.Array) -> jax.Array:
     progress = column(facts, "progress")[..., None] / 100
     metres = jnp.concatenate([offset, distance], -1) / losses.POSITION_SCALE
     return jnp.concatenate([metres, *rest, progress], axis=-1)
-
-
-def act_target(facts: Sequence[jax.Array]) -> jax.Array:
-    """How much of the task's own motion lies between frames.
-
-    Args:
-      facts: [...,F] of the first, the previous and the current frame.
-
-    Returns:
-      float32 [...,2], fractions in [-2, 2]: from first and from previous to current.
-    """
-    first, previous, current = (column(f, "act") for f in facts)
-    return jnp.stack([current - first, current - previous], axis=-1)
 
 
 def dense_loss(logits: Any, scenes: Scenes) -> dict[str, jax.Array]:

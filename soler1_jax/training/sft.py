@@ -52,7 +52,7 @@ class SftConfig:
         found the thing; without the noun, only the verb can tell which motion of it is
         progress, also for a noun that was trained with one verb alone.
       act_weight: of the squared error of the act between two frames, as the model's
-        comparison of them tells it; a constant for models without one.
+        comparison of them tells it.
     """
 
     perception_frames: int = 2
@@ -243,6 +243,31 @@ def _prompt_grounding(grounded: Any, batch: Batch) -> Metrics:
     )
 
 
+# Which shown frames are compared; backwards too, since a motion can be undone.
+_PAIRS = ((0, 2), (1, 2), (0, 1), (2, 0), (2, 1))
+
+
+def _act_error(
+    model: Any, grounded: Any, batch: Batch, prompts: jax.Array
+) -> jax.Array:
+    """Squared error of the act between the frames of progress queries."""
+    if not model.compares:
+        return jnp.zeros(())
+    rows = jnp.arange(len(batch["facts"]))[:, None, None]
+    acts = perception.column(batch["facts"][rows, batch["shown"]], "act")
+    acts = flatten(acts)  # [E*Q,3]
+    judged = (batch["source"] == SOURCES.index("progress"))[..., None]
+    shown = flatten(batch["shown_mask"] & judged)
+    words = flatten(prompts), flatten(batch["prompt_mask"])
+    frames = [jax.tree.map(lambda x, i=i: x[i::3], grounded) for i in range(3)]
+    told = [model.compare(frames[i], frames[j], *words).act for i, j in _PAIRS]
+    true = [acts[:, j] - acts[:, i] for i, j in _PAIRS]
+    both = [shown[:, i] & shown[:, j] for i, j in _PAIRS]
+    return losses.state_error(
+        jnp.stack(told, 1)[..., None], jnp.stack(true, 1)[..., None], jnp.stack(both, 1)
+    )
+
+
 def query_loss(
     model: Any, batch: Batch, key: jax.Array, config: SftConfig, answer_id: int
 ) -> tuple[jax.Array, Metrics]:
@@ -264,6 +289,7 @@ def query_loss(
     parts = perceive(model, features, scenes, names, name_key, config.query_names)
     prompts = without_nouns(batch, noun_key, config.nameless)
     prefix, grounded = ask(model, features, batch, prompts)
+    act = _act_error(model, grounded, batch, prompts)
     prompted = _prompt_grounding(grounded, batch)
     ids, mask = flatten(batch["completion_ids"]), flatten(batch["completion_mask"])
     outputs = model.logits(prefix, ids, mask)
@@ -275,7 +301,7 @@ def query_loss(
     first = jnp.argmax(answer, axis=1)
     values = losses.answer_values(outputs.value_logits, first)
     rows = jnp.arange(episodes)[:, None]
-    facts = [flatten(batch["facts"][rows, batch["shown"][..., i]]) for i in range(3)]
+    current = flatten(batch["facts"][rows, batch["shown"][..., 2]])
     see = perception.total(parts) + perception.total(prompted)
     taught = {
         "tokens": losses.next_token(outputs.logits, ids, weights),
@@ -284,9 +310,9 @@ def query_loss(
             outputs.value_logits[:, 0], progress, judged, config.bins_width
         ),
         "state": losses.state_error(
-            outputs.state, perception.state_target(facts[2]), judged
+            outputs.state, perception.state_target(current), judged
         ),
-        "act": losses.state_error(prefix.act, perception.act_target(facts), judged),
+        "act": act,
     }
     loss = (
         config.perception_weight * see

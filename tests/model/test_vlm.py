@@ -250,3 +250,19 @@ def test_missing_weights_are_named(model: Functional, params: Params) -> None:
     broken = {k: v for k, v in params.items() if k != "value_head"}
     with pytest.raises(UserError, match="value_head"):
         model.module(broken)
+
+
+def test_the_same_motion_is_judged_by_the_words(
+    model: Functional, params: Params, frames: jax.Array
+) -> None:
+    """Swapping frames or words changes a comparison; a frame never shown does not."""
+    vlm = model.module(params)
+    first, previous, current = _ground(vlm, frames)
+    act = vlm.compare(first, current, PROMPT, PROMPT != 0).act
+    assert act.shape == (2,)
+    for other in (
+        vlm.compare(current, first, PROMPT, PROMPT != 0),
+        vlm.compare(first, current, PROMPT + 1, PROMPT != 0),
+        vlm.compare(first, previous, PROMPT, PROMPT != 0),
+    ):
+        assert not np.allclose(act, other.act)
