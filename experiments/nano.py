@@ -34,11 +34,11 @@ class Args:
     """Held-out episodes of trained tasks by which the best weights are chosen."""
     test_episodes: int = 320
     """Episodes of unseen tasks, for the figures that are shipped."""
-    perception_steps: int = 3000
+    perception_steps: int = 5000
     """Steps of learning to see."""
     compare_steps: int = 150
     """Steps of questions."""
-    progress_steps: int = 5000
+    progress_steps: int = 5500
     """Steps of progress queries."""
     improve_steps: int = 40
     """Steps of reinforcement learning; 0 for none."""
