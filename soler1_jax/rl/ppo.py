@@ -19,6 +19,8 @@ from soler1_jax.rl import networks
 from soler1_jax.rl.networks import EncoderConfig, Params
 from soler1_jax.rl.types import Agent, Observation, Shapes, Trajectory
 
+FINAL_RATE = 0.1
+
 
 @dataclasses.dataclass(frozen=True)
 class PPOConfig:
@@ -29,7 +31,8 @@ class PPOConfig:
       quiet: worlds that act without noise.
       epochs: passes over each iteration's steps.
       batch: steps in a gradient step.
-      learning_rate: of Adam.
+      learning_rate: of Adam, at the first iteration.
+      decay: iterations over which it falls linearly to `FINAL_RATE` of that.
       discount: per control step; rewards are scaled by 1 - discount.
       trace: lambda of generalised advantage estimation.
       clip: bound on the probability ratio.
@@ -46,11 +49,12 @@ class PPOConfig:
     epochs: int = 3
     batch: int = 320
     learning_rate: float = 7e-4
-    discount: float = 0.95
+    decay: int = 60
+    discount: float = 0.9
     trace: float = 0.9
     clip: float = 0.2
     entropy: float = 2e-3
-    value_weight: float = 0.5
+    value_weight: float = 10.0
     max_gradient: float = 1.0
     first_log_spread: float = -0.5
     hidden: int = 128
@@ -87,9 +91,12 @@ def make_ppo(config: PPOConfig, shapes: Shapes, steps: int) -> Agent:
             f"PPO's batch must be within one iteration's {total} learned steps; "
             f"got {config.batch}; use a smaller batch or more worlds"
         )
+    decay = config.decay * config.epochs * (total // config.batch)
+    rate = optax.linear_schedule(
+        config.learning_rate, FINAL_RATE * config.learning_rate, decay
+    )
     optimizer = optax.chain(
-        optax.clip_by_global_norm(config.max_gradient),
-        optax.adam(config.learning_rate),
+        optax.clip_by_global_norm(config.max_gradient), optax.adam(rate)
     )
 
     def init(key: jax.Array) -> PPOState:
