@@ -34,9 +34,7 @@ def test_encoder_equals_convolutions_and_attention(key):
         rows, columns = np.mgrid[0:4, 0:6]
         place = np.stack([(rows - 1.5) / 2, (columns - 2.5) / 3], -1)
         x = np.concatenate([x, np.broadcast_to(place, (3, 4, 6, 2))], -1)
-        found = [
-            (weight[..., k : k + 1] * x).sum((1, 2)) for k in range(CONFIG.points)
-        ]
+        found = [(weight[..., k : k + 1] * x).sum((1, 2)) for k in range(CONFIG.points)]
         parts.append(np.concatenate(found, -1))
     x = networks.dense(params["out"], np.concatenate(parts, -1))
     x = (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + 1e-5)
