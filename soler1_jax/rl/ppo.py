@@ -38,7 +38,7 @@ class PPOConfig:
       clip: bound on the probability ratio.
       entropy: weight of the policy's entropy.
       value_weight: weight of the value loss. Advantages are normalised and values are
-        not: squared errors of values below 1 need a large weight to shape the encoder.
+        not: squared errors of values below 1 are small beside the policy's loss.
       max_gradient: global norm at which gradients are cut.
       first_log_spread: initial log standard deviation of the actions.
       hidden: width of actor and critic.
