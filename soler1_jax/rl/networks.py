@@ -5,7 +5,8 @@ product: on a CPU the backward pass of 3x3 convolutions costs ten times as much.
 that, a few maps of attention over the patches tell where things are: what is learned of
 a thing in one place then holds in all places.
 
-Letters: N samples, H W C pixels and channels (H, W multiples of 8), F features, K points.
+Letters: N samples, H W C pixels and channels (H, W multiples of 8), F features, K
+points.
 """
 
 import dataclasses
@@ -21,7 +22,7 @@ from soler1_jax.rl.types import Observation, Shapes
 Params = dict[str, Any]
 _COLORS = 3  # channels of a view
 _FIRST_PATCH, _SECOND_PATCH = 4, 2
-# Attention that starts even shows the same place for all pictures; sharper learns faster.
+# Attention that starts even shows the same place for all pictures: it learns slower.
 _POINT_SCALE = 8.0
 
 
