@@ -50,7 +50,7 @@ class Args:
     seeds: int = 3
     """Policies a task and agent."""
     iterations: int | None = None
-    """Learning iterations of each policy; 64 for drqv2 and 80 for ppo by default."""
+    """Learning iterations of each policy; 64 for drqv2 and 120 for ppo by default."""
     parallel: int | None = None
     """Policies learned at once; by default one a core."""
     runs: Path = Path("runs/oracle")
@@ -59,7 +59,7 @@ class Args:
     """Where the figures go."""
 
 
-_ITERATIONS = {"drqv2": 64, "ppo": 80}
+_ITERATIONS = {"drqv2": 64, "ppo": 120}
 
 
 def main(args: Args) -> None:

@@ -33,7 +33,7 @@ class Args:
     seed: int = 0
     """The first seed; the others follow."""
     iterations: int | None = None
-    """Episodes of all worlds to learn from; 32 for drqv2 and 60 for ppo by default."""
+    """Episodes of all worlds to learn from; 32 for drqv2 and 80 for ppo by default."""
     worlds: int | None = None
     """Episodes at once; 32 for drqv2 and 128 for ppo by default."""
     batch: int | None = None
@@ -58,7 +58,7 @@ class Args:
 
 
 _EPISODE = 40
-_ITERATIONS = {"drqv2": 32, "ppo": 60}
+_ITERATIONS = {"drqv2": 32, "ppo": 80}
 _KEPT = 3
 _ORACLE_STOP = 0.95
 
@@ -213,7 +213,8 @@ def make_trainer(args: Args, rewarder: str, parallel: int) -> Any:
         config = DrQConfig(**given, capacity=slots)
         agent = make_drqv2(config, shapes_of(env), episode.steps)
     else:
-        agent = make_ppo(PPOConfig(**given), shapes_of(env), episode.steps)
+        settings = PPOConfig(**given, decay=iterations(args))
+        agent = make_ppo(settings, shapes_of(env), episode.steps)
     return Trainer(env, loaded, agent, episode, jax.devices()[:parallel])
 
 

@@ -19,6 +19,8 @@ from soler1_jax.rl import networks
 from soler1_jax.rl.networks import EncoderConfig, Params
 from soler1_jax.rl.types import Agent, Observation, Shapes, Trajectory
 
+FINAL_RATE = 0.1
+
 
 @dataclasses.dataclass(frozen=True)
 class PPOConfig:
@@ -29,12 +31,14 @@ class PPOConfig:
       quiet: worlds that act without noise.
       epochs: passes over each iteration's steps.
       batch: steps in a gradient step.
-      learning_rate: of Adam.
+      learning_rate: of Adam, at the first iteration.
+      decay: iterations over which it falls linearly to `FINAL_RATE` of that.
       discount: per control step; rewards are scaled by 1 - discount.
       trace: lambda of generalised advantage estimation.
       clip: bound on the probability ratio.
       entropy: weight of the policy's entropy.
-      value_weight: weight of the value loss.
+      value_weight: weight of the value loss. Advantages are normalised and values are
+        not: squared errors of values below 1 are small beside the policy's loss.
       max_gradient: global norm at which gradients are cut.
       first_log_spread: initial log standard deviation of the actions.
       hidden: width of actor and critic.
@@ -46,11 +50,12 @@ class PPOConfig:
     epochs: int = 3
     batch: int = 320
     learning_rate: float = 7e-4
-    discount: float = 0.95
+    decay: int = 60
+    discount: float = 0.9
     trace: float = 0.9
     clip: float = 0.2
     entropy: float = 2e-3
-    value_weight: float = 0.5
+    value_weight: float = 10.0
     max_gradient: float = 1.0
     first_log_spread: float = -0.5
     hidden: int = 128
@@ -87,9 +92,10 @@ def make_ppo(config: PPOConfig, shapes: Shapes, steps: int) -> Agent:
             f"PPO's batch must be within one iteration's {total} learned steps; "
             f"got {config.batch}; use a smaller batch or more worlds"
         )
+    batches = total // config.batch
     optimizer = optax.chain(
         optax.clip_by_global_norm(config.max_gradient),
-        optax.adam(config.learning_rate),
+        optax.adam(rate_schedule(config, config.epochs * batches)),
     )
 
     def init(key: jax.Array) -> PPOState:
@@ -114,7 +120,6 @@ def make_ppo(config: PPOConfig, shapes: Shapes, steps: int) -> Agent:
         state: PPOState, episode: Trajectory, key: jax.Array, enabled: jax.Array
     ) -> tuple[PPOState, dict]:
         data = _samples(config, state.params, episode)
-        batches = total // config.batch
         update = _make_update(config, optimizer)
 
         def epoch(index: jax.Array, carry: Any) -> Any:
@@ -137,6 +142,16 @@ def make_ppo(config: PPOConfig, shapes: Shapes, steps: int) -> Agent:
         return state, {k: v / count for k, v in totals.items()}
 
     return Agent("ppo", config.worlds, config.quiet, init, begin, act, learn)
+
+
+def rate_schedule(config: PPOConfig, updates: int) -> optax.Schedule:
+    """Learning rate by gradient step, of which an iteration has `updates`.
+
+    It falls so that the noise-free policy comes to rest: at a constant rate its success
+    swings by tens of percent from one iteration to the next.
+    """
+    last = FINAL_RATE * config.learning_rate
+    return optax.linear_schedule(config.learning_rate, last, config.decay * updates)
 
 
 def advantages(

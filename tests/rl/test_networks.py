@@ -12,9 +12,8 @@ from soler1_jax.rl.types import Observation, Shapes
 CONFIG = networks.EncoderConfig()
 
 
-def test_encoder_equals_strided_convolutions(key):
-    shapes = Shapes((16, 24, 6), 5, 2)
-    params = networks.encoder_init(key, shapes, CONFIG)
+def test_encoder_equals_convolutions_and_attention(key):
+    params = networks.encoder_init(key, Shapes((16, 24, 6), 5, 2), CONFIG)
     pixels = jax.random.randint(key, (3, 16, 24, 6), 0, 255).astype(jnp.uint8)
     proprio = jax.random.normal(key, (3, 5))
 
@@ -26,9 +25,18 @@ def test_encoder_equals_strided_convolutions(key):
         )
         return jax.nn.relu(x + layer["bias"])
 
-    x = convolve(params["first"], pixels / 255.0 - 0.5, 4)
-    x = convolve(params["second"], x, 2).reshape(3, -1)
-    x = networks.dense(params["out"], x)
+    parts = []
+    for i, view in enumerate(params["views"]):
+        x = convolve(view["first"], pixels[..., 3 * i : 3 * i + 3] / 255.0 - 0.5, 4)
+        parts.append(convolve(view["second"], x, 2).reshape(3, -1))
+        weight = np.exp(networks.dense(view["points"], x))
+        weight /= weight.sum((1, 2), keepdims=True)
+        rows, columns = np.mgrid[0:4, 0:6]
+        place = np.stack([(rows - 1.5) / 2, (columns - 2.5) / 3], -1)
+        x = np.concatenate([x, np.broadcast_to(place, (3, 4, 6, 2))], -1)
+        found = [(weight[..., k : k + 1] * x).sum((1, 2)) for k in range(CONFIG.points)]
+        parts.append(np.concatenate(found, -1))
+    x = networks.dense(params["out"], np.concatenate(parts, -1))
     x = (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + 1e-5)
     expected = jnp.concatenate([jnp.tanh(x), proprio], -1)
     found = networks.encode(params, Observation(pixels, proprio))

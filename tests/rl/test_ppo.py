@@ -1,11 +1,11 @@
-"""Advantages against their definition; an impossible batch."""
+"""Advantages against their definition; the learning rate; an impossible batch."""
 
 import jax
 import numpy as np
 import pytest
 
 from soler1_jax.common.errors import UserError
-from soler1_jax.rl.ppo import PPOConfig, advantages, make_ppo
+from soler1_jax.rl.ppo import PPOConfig, advantages, make_ppo, rate_schedule
 from soler1_jax.rl.types import Shapes
 
 
@@ -20,6 +20,12 @@ def test_advantages_are_the_weighted_sum_of_later_errors(key):
     ]
     found = advantages(reward, value, discount, trace)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_the_learning_rate_falls_over_the_iterations_and_stays():
+    rate = rate_schedule(PPOConfig(learning_rate=1.0, decay=4), 10)
+    found = [float(rate(step)) for step in (0, 20, 40, 99)]
+    np.testing.assert_allclose(found, [1.0, 0.55, 0.1, 0.1], rtol=1e-6)
 
 
 def test_a_batch_larger_than_an_iteration_is_refused():
