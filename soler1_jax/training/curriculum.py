@@ -47,7 +47,7 @@ class CurriculumConfig:
     perception_steps: int = 3000
     compare_steps: int = 400
     progress_steps: int = 4000
-    perception_episodes: int = 8
+    perception_episodes: int = 6
     episodes: int = 4
     queries: int = 8
     mixture: Mapping[str, float] = dataclasses.field(
@@ -211,8 +211,8 @@ def be_asked(
 
 # What a perception step does not look at need not travel to the devices.
 _UNSEEN = {"wrist"}
-_UNASKED = _UNSEEN | {"prompt_ids", "prompt_mask", "completion_ids", "completion_mask"}
-_UNASKED |= {"shown", "shown_mask", "progress", "previous", "source", "claims"}
+_UNASKED = _UNSEEN | {"completion_ids", "completion_mask", "shown", "shown_mask"}
+_UNASKED |= {"progress", "previous", "claims"}
 
 
 def reader(data: Any, stage: str) -> Callable[[int], feed.Batch]:

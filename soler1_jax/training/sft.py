@@ -20,8 +20,7 @@ from soler1_jax.common.errors import (
     require_positive,
 )
 from soler1_jax.data.records import SOURCES
-from soler1_jax.tokenizers.sentencepiece import PAD, UNK
-from soler1_jax.training import losses, perception
+from soler1_jax.training import losses, motion, perception
 from soler1_jax.training.state import TrainState, apply_gradients, step_key
 
 Metrics = dict[str, jax.Array]
@@ -55,7 +54,7 @@ class SftConfig:
         comparison of them tells it.
     """
 
-    perception_frames: int = 2
+    perception_frames: int = 3
     perception_names: int = 3
     query_names: int = 1
     perception_weight: float = 0.5
@@ -148,11 +147,22 @@ def perceive(
     parts = perception.dense_loss(model.dense(features), scenes)
     if not count:
         return parts
+    ids, mask, which, asked = _drawn_names(scenes, names, key, count)
+    grounded = model.ground(features, ids, mask)
+    return parts | perception.grounding_loss(grounded, which, asked, scenes)
+
+
+def _drawn_names(
+    scenes: perception.Scenes,
+    names: tuple[jax.Array, jax.Array],
+    key: jax.Array,
+    count: int,
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Words [N,M,L] of drawn things, their mask, classes and `choose_names`' bool."""
     ids, mask = names
     which, asked = choose_names(key, scenes, mask.any(-1), count)
     rows = jnp.arange(len(which))[:, None]
-    grounded = model.ground(features, ids[rows, which], mask[rows, which])
-    return parts | perception.grounding_loss(grounded, which, asked, scenes)
+    return ids[rows, which], mask[rows, which], which, asked
 
 
 def _names_of(batch: Batch, count: int) -> tuple[jax.Array, jax.Array]:
@@ -165,43 +175,47 @@ def _names_of(batch: Batch, count: int) -> tuple[jax.Array, jax.Array]:
 def perception_loss(
     model: Any, batch: Batch, key: jax.Array, config: SftConfig
 ) -> tuple[jax.Array, Metrics]:
-    """The loss of a perception step on random frames of each episode."""
+    """The loss of a perception step on random frames of each episode.
+
+    Things are named by their names and, the task's thing, by the task's sentence (the
+    episode's first query, which must be one of progress); and the frames of an episode
+    are compared with each other.
+    """
     episodes, length = batch["frames"].shape[:2]
     count = min(config.perception_frames, length)
-    frame_key, name_key = jax.random.split(key)
+    frame_key, name_key, noun_key = jax.random.split(key, 3)
     chosen = jnp.argsort(jax.random.uniform(frame_key, (episodes, length)))[:, :count]
     rows = jnp.arange(episodes)[:, None]
     features = model.encode(flatten(batch["frames"][rows, chosen]))
-    parts = perceive(
-        model,
-        features,
-        scenes_of(batch, chosen),
-        _names_of(batch, count),
-        name_key,
-        config.perception_names,
+    scenes = scenes_of(batch, chosen)
+    parts = perception.dense_loss(model.dense(features), scenes)
+    ids, mask, which, asked = _drawn_names(
+        scenes, _names_of(batch, count), name_key, config.perception_names
     )
-    loss = perception.total(parts)
-    return loss, {"loss": loss, **parts}
-
-
-def without_nouns(batch: Batch, key: jax.Array, share: float) -> jax.Array:
-    """Prompts of progress queries with the noun's words unknown, at random.
-
-    Args:
-      batch: of data/batches.py.
-      key: draws which prompts lose their noun.
-      share: how many do.
-
-    Returns:
-      int32 [E,Q,L].
-    """
-    rows = jnp.arange(len(batch["named"]))
-    names = jnp.where(batch["name_mask"], batch["name_ids"], PAD)[rows, batch["named"]]
-    prompts = batch["prompt_ids"]
-    noun = (prompts[..., None] == names[:, None, None]).any(-1) & (prompts != PAD)
-    hidden = jax.random.bernoulli(key, share, batch["source"].shape)
-    hidden &= batch["source"] == SOURCES.index("progress")
-    return jnp.where(noun & hidden[..., None], UNK, prompts)
+    told, told_mask = (
+        batch[k][:, 0].repeat(count, axis=0)[:, None]
+        for k in ("prompt_ids", "prompt_mask")
+    )
+    more = ((0, 0), (0, 0), (0, max(told.shape[2] - ids.shape[2], 0)))
+    grounded = model.ground(
+        features,
+        jnp.concatenate([told, jnp.pad(ids, more)], axis=1),
+        jnp.concatenate([told_mask, jnp.pad(mask, more)], axis=1),
+    )
+    which = jnp.concatenate([scenes.named[:, None], which], axis=1)
+    asked = jnp.pad(asked, ((0, 0), (1, 0)), constant_values=True)
+    parts |= perception.grounding_loss(grounded, which, asked, scenes)
+    see = perception.total(parts)
+    prompts = motion.without_nouns(batch, noun_key, config.nameless)
+    act = motion.act_error(
+        model,
+        [jax.tree.map(lambda x, i=i: x[i::count], grounded) for i in range(count)],
+        (prompts[:, 0], batch["prompt_mask"][:, 0]),
+        perception.column(batch["facts"][rows, chosen], "act"),
+        jnp.ones((episodes, count), bool),
+    )
+    loss = see + config.act_weight * act
+    return loss, {"loss": loss, "act": act, **parts}
 
 
 def ask(
@@ -243,28 +257,18 @@ def _prompt_grounding(grounded: Any, batch: Batch) -> Metrics:
     )
 
 
-# Which shown frames are compared; backwards too, since a motion can be undone.
-_PAIRS = ((0, 2), (1, 2), (0, 1), (2, 0), (2, 1))
-
-
-def _act_error(
+def _act_of_queries(
     model: Any, grounded: Any, batch: Batch, prompts: jax.Array
 ) -> jax.Array:
-    """Squared error of the act between the frames of progress queries."""
-    if not model.compares:
-        return jnp.zeros(())
     rows = jnp.arange(len(batch["facts"]))[:, None, None]
     acts = perception.column(batch["facts"][rows, batch["shown"]], "act")
-    acts = flatten(acts)  # [E*Q,3]
     judged = (batch["source"] == SOURCES.index("progress"))[..., None]
-    shown = flatten(batch["shown_mask"] & judged)
-    words = flatten(prompts), flatten(batch["prompt_mask"])
-    frames = [jax.tree.map(lambda x, i=i: x[i::3], grounded) for i in range(3)]
-    told = [model.compare(frames[i], frames[j], *words).act for i, j in _PAIRS]
-    true = [acts[:, j] - acts[:, i] for i, j in _PAIRS]
-    both = [shown[:, i] & shown[:, j] for i, j in _PAIRS]
-    return losses.state_error(
-        jnp.stack(told, 1)[..., None], jnp.stack(true, 1)[..., None], jnp.stack(both, 1)
+    return motion.act_error(
+        model,
+        [jax.tree.map(lambda x, i=i: x[i::3], grounded) for i in range(3)],
+        (flatten(prompts), flatten(batch["prompt_mask"])),
+        flatten(acts),
+        flatten(batch["shown_mask"] & judged),
     )
 
 
@@ -287,9 +291,8 @@ def query_loss(
     scenes = scenes_of(batch, everything)
     name_key, noun_key = jax.random.split(key)
     parts = perceive(model, features, scenes, names, name_key, config.query_names)
-    prompts = without_nouns(batch, noun_key, config.nameless)
+    prompts = motion.without_nouns(batch, noun_key, config.nameless)
     prefix, grounded = ask(model, features, batch, prompts)
-    act = _act_error(model, grounded, batch, prompts)
     prompted = _prompt_grounding(grounded, batch)
     ids, mask = flatten(batch["completion_ids"]), flatten(batch["completion_mask"])
     outputs = model.logits(prefix, ids, mask)
@@ -312,7 +315,7 @@ def query_loss(
         "state": losses.state_error(
             outputs.state, perception.state_target(current), judged
         ),
-        "act": act,
+        "act": _act_of_queries(model, grounded, batch, prompts),
     }
     loss = (
         config.perception_weight * see

@@ -10,7 +10,7 @@ import pytest
 from soler1_jax.data.records import SOURCES
 from soler1_jax.model.functional import Functional
 from soler1_jax.model.presets import preset
-from soler1_jax.training import optimizer, sft, state
+from soler1_jax.training import motion, optimizer, sft, state
 
 VOCAB, ANSWER = 40, 10
 CONFIG = sft.SftConfig()
@@ -121,8 +121,8 @@ def test_prompts_lose_the_words_of_their_noun_and_no_others():
         "prompt_ids": jnp.array([[[11, 7, 8, 0], [7, 9, 0, 0]], [[9, 7, 0, 0]] * 2]),
         "source": jnp.array([[0, 0], [0, 1]]) + SOURCES.index("progress"),
     }
-    always = sft.without_nouns(batch, jax.random.key(0), 1.0)
+    always = motion.without_nouns(batch, jax.random.key(0), 1.0)
     expected = [[[11, 1, 1, 0], [1, 9, 0, 0]], [[1, 7, 0, 0], [9, 7, 0, 0]]]
     np.testing.assert_array_equal(always, expected)
-    never = sft.without_nouns(batch, jax.random.key(0), 0.0)
+    never = motion.without_nouns(batch, jax.random.key(0), 0.0)
     np.testing.assert_array_equal(never, batch["prompt_ids"])
