@@ -26,8 +26,8 @@ from soler1_jax.common.run import read_json
 class Args:
     """What to learn."""
 
-    task: tuple[str, ...] = ("touch-purple-ball", "reach-purple-ball")
-    """Tasks; no training record of the rewarder names a purple ball."""
+    task: tuple[str, ...] = ("touch-purple-ball", "touch-orange-cylinder")
+    """Tasks; no training record of the rewarder names either thing."""
     out: Path = Path("runs/quickstart")
     """Run folder."""
     rewarder: str = "nano"
