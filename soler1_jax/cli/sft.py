@@ -43,7 +43,7 @@ class Args:
     """Episodes in a batch of queries."""
     queries: int = 8
     """Queries of each of them."""
-    perception_episodes: int = 6
+    perception_episodes: int = 8
     """Episodes in a batch of the first stage."""
     learning_rate: float = 1.2e-3
     """Peak of the cosine."""

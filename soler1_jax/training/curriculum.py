@@ -47,7 +47,7 @@ class CurriculumConfig:
     perception_steps: int = 3000
     compare_steps: int = 400
     progress_steps: int = 4000
-    perception_episodes: int = 6
+    perception_episodes: int = 8
     episodes: int = 4
     queries: int = 8
     mixture: Mapping[str, float] = dataclasses.field(

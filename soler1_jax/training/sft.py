@@ -54,7 +54,7 @@ class SftConfig:
         comparison of them tells it.
     """
 
-    perception_frames: int = 3
+    perception_frames: int = 2
     perception_names: int = 3
     query_names: int = 1
     perception_weight: float = 0.5
