@@ -40,7 +40,8 @@ def require_non_negative(name: str, value: float) -> None:
 
 
 # How native writers, which know no errno, say that a disk is full.
-_FULL_WORDS = ("No space", "ENOSPC", "RESOURCE_EXHAUSTED", "File too large")
+# RESOURCE_EXHAUSTED alone is not among them: a device out of memory says it too.
+_FULL_WORDS = ("No space", "ENOSPC", "File too large")
 
 
 def disk_full(path: Path | str) -> UserError:

@@ -89,6 +89,13 @@ def test_a_disk_that_fills_up_while_orbax_writes_is_one_line(
     with pytest.raises(UserError, match="free disk space"):
         store.save(1, _state(1), {})
 
+    def exhausted(*args: object, **kwargs: object) -> None:
+        raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes")
+
+    monkeypatch.setattr(store._manager, "save", exhausted)
+    with pytest.raises(RuntimeError, match="Out of memory"):
+        store.save(1, _state(1), {})
+
 
 def test_empty_folder_restores_nothing(tmp_path: Path) -> None:
     assert CheckpointStore(tmp_path / "new").restore(_state(0)) is None
