@@ -51,6 +51,9 @@ class Args:
     """Side of the policy's pictures in pixels."""
     parallel: int | None = None
     """Policies learned at once; by default as many as there are devices or cores."""
+    devices: int | None = None
+    """Devices that share the worlds of one policy; by default all that there are are
+    shared among the policies learned at once."""
     stop_at: float | None = None
     """Perceived success, between 0 and 1, at which policies stop learning early."""
     save_seconds: float = 60.0
@@ -78,14 +81,14 @@ def run(args: Args, command: str = "rl") -> dict[str, Any]:
     started = time.monotonic()
     check(args)
     jobs = jobs_of(args)
-    parallel = _use_devices(args, len(jobs))
-    trainer = make_trainer(args, args.rewarder, parallel)
+    layout = _use_devices(args, len(jobs))
+    trainer = make_trainer(args, args.rewarder, *layout)
     # Opened last: a refused command leaves no folder behind.
     folder = Run(args.out, command, args, may_change=("save_seconds",))
     found = _train(args, jobs, trainer, folder)
     upper = []
     if args.oracle:
-        trainer = make_trainer(args, "oracle", parallel)
+        trainer = make_trainer(args, "oracle", *layout)
         upper = _train(args, jobs, trainer, folder)
     elif args.rewarder == "oracle":
         upper = found
@@ -118,7 +121,7 @@ def check(args: Args) -> None:
     require_non_negative("--seed", args.seed)
     for name in ("seeds", "every", "episodes", "image_size"):
         require_positive(f"--{name.replace('_', '-')}", getattr(args, name))
-    for name in ("iterations", "worlds", "batch", "parallel"):
+    for name in ("iterations", "worlds", "batch", "parallel", "devices"):
         value = getattr(args, name)
         if value is not None:
             require_positive(f"--{name}", value)
@@ -160,8 +163,11 @@ def jobs_of(args: Args) -> list[Job]:
     ]
 
 
-def _use_devices(args: Args, jobs: int) -> int:
-    """Decides how many policies are learned at once, and splits the CPU among them."""
+def _use_devices(args: Args, jobs: int) -> tuple[int, int]:
+    """Decides how many policies are learned at once and how many devices each has.
+
+    On a CPU every core is made a device.
+    """
     import os
 
     import jax
@@ -170,23 +176,55 @@ def _use_devices(args: Args, jobs: int) -> int:
     from soler1_jax.common.errors import UserError
 
     compile_cache.enable()
-    wanted = min(args.parallel or len(os.sched_getaffinity(0)), jobs)
+    cores = len(os.sched_getaffinity(0))
+    asked = min(args.parallel or 1, jobs) * (args.devices or 1)
     try:
-        jax.config.update("jax_num_cpu_devices", wanted)
+        jax.config.update("jax_num_cpu_devices", max(cores, asked))
     except RuntimeError:
         # Something in this process computed before; the devices are as they are.
         pass
     there = jax.device_count()
-    if args.parallel and min(args.parallel, jobs) > there:
+    if asked > there:
         raise UserError(
-            f"--parallel needs a device for each policy; got {args.parallel}, "
-            f"there are {there}; lower it"
+            "--parallel policies need --devices devices each; "
+            f"got {args.parallel or 1} x {args.devices or 1}, there are {there}; "
+            "lower one"
         )
-    return min(wanted, there)
+    parallel = min(args.parallel or there // (args.devices or 1), jobs)
+    return parallel, args.devices or _even_share(args, there // parallel)
 
 
-def make_trainer(args: Args, rewarder: str, parallel: int) -> Any:
+def _even_share(args: Args, devices: int) -> int:
+    """Finds the largest number up to `devices` that can share a policy's work."""
+    import math
+
+    numbers = _agent_config(args)
+    evenly = math.gcd(numbers.worlds, numbers.batch)
+    if args.algo == "ppo":
+        evenly = math.gcd(evenly, numbers.quiet)
+    return max(n for n in range(1, devices + 1) if evenly % n == 0)
+
+
+def _agent_config(args: Args) -> Any:
+    from soler1_jax.rl.drqv2 import DrQConfig
+    from soler1_jax.rl.ppo import PPOConfig
+
+    sizes = {"worlds": args.worlds, "batch": args.batch}
+    given = {name: value for name, value in sizes.items() if value is not None}
+    if args.algo == "drqv2":
+        # The ring never needs more slots than there are iterations.
+        return DrQConfig(**given, capacity=min(iterations(args), DrQConfig.capacity))
+    return PPOConfig(**given, decay=iterations(args))
+
+
+def make_trainer(args: Args, rewarder: str, parallel: int, devices: int) -> Any:
     """Builds environment, agent and rewarder.
+
+    Args:
+      args: what to train.
+      rewarder: which.
+      parallel: policies learned at once.
+      devices: of each policy.
 
     Raises:
       UserError: the rewarder is unknown, or a size cannot work.
@@ -197,25 +235,18 @@ def make_trainer(args: Args, rewarder: str, parallel: int) -> Any:
     from soler1_jax.reward.load import load_rewarder
     from soler1_jax.reward.vlm import VLMSettings
     from soler1_jax.rl.chunk import ChunkConfig
-    from soler1_jax.rl.drqv2 import DrQConfig, make_drqv2
-    from soler1_jax.rl.ppo import PPOConfig, make_ppo
+    from soler1_jax.rl.drqv2 import make_drqv2
+    from soler1_jax.rl.ppo import make_ppo
     from soler1_jax.rl.train import Trainer
     from soler1_jax.rl.types import shapes_of
 
     loaded = load_rewarder(rewarder, VLMSettings(readout=args.readout))
     env = make(image_size=args.image_size, episode_length=_EPISODE)
     episode = ChunkConfig(every=args.every, queries=_EPISODE // args.every)
-    sizes = {"worlds": args.worlds, "batch": args.batch}
-    given = {name: value for name, value in sizes.items() if value is not None}
-    if args.algo == "drqv2":
-        # The ring never needs more slots than there are iterations.
-        slots = min(iterations(args), DrQConfig.capacity)
-        config = DrQConfig(**given, capacity=slots)
-        agent = make_drqv2(config, shapes_of(env), episode.steps)
-    else:
-        settings = PPOConfig(**given, decay=iterations(args))
-        agent = make_ppo(settings, shapes_of(env), episode.steps)
-    return Trainer(env, loaded, agent, episode, jax.devices()[:parallel])
+    make_agent = {"drqv2": make_drqv2, "ppo": make_ppo}[args.algo]
+    agent = make_agent(_agent_config(args), shapes_of(env), episode.steps, devices)
+    used = jax.devices()[: parallel * devices]
+    return Trainer(env, loaded, agent, episode, used)
 
 
 def iterations(args: Args) -> int:

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import optax
 
 from soler1_jax.common.errors import UserError
-from soler1_jax.rl import networks, replay
+from soler1_jax.rl import networks, replay, shards
 from soler1_jax.rl.augment import random_shift
 from soler1_jax.rl.networks import EncoderConfig, Params
 from soler1_jax.rl.types import Agent, Observation, Shapes, Trajectory
@@ -90,12 +90,23 @@ class DrQState:
     iteration: jax.Array  # int32 [], learning iterations done
 
 
-def make_drqv2(config: DrQConfig, shapes: Shapes, steps: int) -> Agent:
+def make_drqv2(
+    config: DrQConfig, shapes: Shapes, steps: int, devices: int = 1
+) -> Agent:
     """Builds the agent for episodes of `steps` control steps.
 
+    Args:
+      devices: number of them that share the worlds, the replay and the batches.
+
     Raises:
-      UserError: a batch is larger than what an iteration collects.
+      UserError: a batch is larger than what an iteration collects, or the devices
+        cannot share evenly.
     """
+    config = dataclasses.replace(
+        config,
+        worlds=shards.share("worlds", config.worlds, devices),
+        batch=shards.share("samples of a batch", config.batch, devices),
+    )
     total = steps * config.worlds
     if not 0 < config.batch <= total:
         raise UserError(
@@ -139,7 +150,7 @@ def make_drqv2(config: DrQConfig, shapes: Shapes, steps: int) -> Agent:
     ) -> tuple[DrQState, dict]:
         ring = replay.insert(state.replay, episode, enabled)
         learner = state.replace(replay=None)
-        update = _make_update(config, optimizer)
+        update = _make_update(config, optimizer, devices)
 
         def body(index: jax.Array, carry: Any) -> Any:
             learner, totals = carry
@@ -156,7 +167,7 @@ def make_drqv2(config: DrQConfig, shapes: Shapes, steps: int) -> Agent:
         )
         return learner, metrics
 
-    return Agent("drqv2", config.worlds, quiet, init, begin, act, learn)
+    return Agent("drqv2", config.worlds, quiet, devices, init, begin, act, learn)
 
 
 def noise_ladder(config: DrQConfig, iteration: jax.Array) -> jax.Array:
@@ -190,7 +201,7 @@ def _values(heads: list[Any], features: jax.Array, action: jax.Array) -> jax.Arr
 
 
 def _make_update(
-    config: DrQConfig, optimizer: optax.GradientTransformation
+    config: DrQConfig, optimizer: optax.GradientTransformation, devices: int
 ) -> Callable[..., tuple[DrQState, dict[str, jax.Array]]]:
     def smooth(mean: jax.Array, key: jax.Array) -> jax.Array:
         noise = config.smoothing * jax.random.normal(key, mean.shape)
@@ -231,11 +242,13 @@ def _make_update(
         (loss, (features, q)), gradient = jax.value_and_grad(critic_loss, has_aux=True)(
             state.critic, state, batch, keys[3]
         )
+        gradient = shards.mean(gradient, devices)
         change, critic_memory = optimizer.update(gradient, state.critic_optimizer)
         critic = optax.apply_updates(state.critic, change)
         policy_loss, gradient = jax.value_and_grad(actor_loss)(
             state.actor, critic["heads"], features, keys[4]
         )
+        gradient = shards.mean(gradient, devices)
         change, actor_memory = optimizer.update(gradient, state.actor_optimizer)
         state = state.replace(
             critic=critic,

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from soler1_jax.common.errors import UserError
-from soler1_jax.rl import networks
+from soler1_jax.rl import networks, shards
 from soler1_jax.rl.networks import EncoderConfig, Params
 from soler1_jax.rl.types import Agent, Observation, Shapes, Trajectory
 
@@ -80,12 +80,22 @@ class Sample(NamedTuple):
     goal: jax.Array
 
 
-def make_ppo(config: PPOConfig, shapes: Shapes, steps: int) -> Agent:
+def make_ppo(config: PPOConfig, shapes: Shapes, steps: int, devices: int = 1) -> Agent:
     """Builds the agent for episodes of `steps` control steps.
 
+    Args:
+      devices: number of them that share the worlds and the batches.
+
     Raises:
-      UserError: a batch is larger than what an iteration collects.
+      UserError: a batch is larger than what an iteration collects, or the devices
+        cannot share evenly.
     """
+    config = dataclasses.replace(
+        config,
+        worlds=shards.share("worlds", config.worlds, devices),
+        quiet=shards.share("worlds without noise", config.quiet, devices),
+        batch=shards.share("samples of a batch", config.batch, devices),
+    )
     total = steps * (config.worlds - config.quiet)
     if not 0 < config.batch <= total:
         raise UserError(
@@ -120,7 +130,7 @@ def make_ppo(config: PPOConfig, shapes: Shapes, steps: int) -> Agent:
         state: PPOState, episode: Trajectory, key: jax.Array, enabled: jax.Array
     ) -> tuple[PPOState, dict]:
         data = _samples(config, state.params, episode)
-        update = _make_update(config, optimizer)
+        update = _make_update(config, optimizer, devices)
 
         def epoch(index: jax.Array, carry: Any) -> Any:
             order = jax.random.permutation(jax.random.fold_in(key, index), total)
@@ -141,7 +151,7 @@ def make_ppo(config: PPOConfig, shapes: Shapes, steps: int) -> Agent:
         count = jnp.maximum(epochs * batches, 1)
         return state, {k: v / count for k, v in totals.items()}
 
-    return Agent("ppo", config.worlds, config.quiet, init, begin, act, learn)
+    return Agent("ppo", config.worlds, config.quiet, devices, init, begin, act, learn)
 
 
 def rate_schedule(config: PPOConfig, updates: int) -> optax.Schedule:
@@ -218,13 +228,16 @@ def _samples(config: PPOConfig, params: Params, episode: Trajectory) -> Sample:
     )
 
 
-def _make_update(config: PPOConfig, optimizer: optax.GradientTransformation) -> Any:
+def _make_update(
+    config: PPOConfig, optimizer: optax.GradientTransformation, devices: int
+) -> Any:
     def loss(params: Params, data: Sample) -> tuple[jax.Array, dict[str, jax.Array]]:
         mean, value = _heads(params, data.seen)
         log_spread = params["log_spread"]
         ratio = jnp.exp(_log_prob(mean, log_spread, data.action) - data.log_prob)
-        gain = data.advantage - jnp.mean(data.advantage)
-        gain = gain / (jnp.std(gain) + 1e-8)
+        gain = data.advantage - shards.mean(jnp.mean(data.advantage), devices)
+        spread = jnp.sqrt(shards.mean(jnp.mean(gain**2), devices))
+        gain = gain / (spread + 1e-8)
         cut = jnp.clip(ratio, 1 - config.clip, 1 + config.clip)
         policy_loss = -jnp.mean(jnp.minimum(ratio * gain, cut * gain))
         value_loss = jnp.mean((value - data.goal) ** 2)
@@ -240,6 +253,7 @@ def _make_update(config: PPOConfig, optimizer: optax.GradientTransformation) -> 
 
     def update(state: PPOState, data: Sample) -> tuple[PPOState, dict]:
         gradient, metrics = jax.grad(loss, has_aux=True)(state.params, data)
+        gradient = shards.mean(gradient, devices)
         change, memory = optimizer.update(gradient, state.optimizer)
         return PPOState(optax.apply_updates(state.params, change), memory), metrics
 

@@ -1,14 +1,15 @@
 """Learning with a rewarder: one compiled program for acting, asking and learning.
 
-Several runs (a task and a seed each) are learned at once, one a device, by one program:
-nothing is exchanged between them. Task and text are run-time values, and so is whether
+Several runs (a task and a seed each) are learned at once by one program, each on its
+own device or on several that share its worlds; nothing is exchanged between runs. Task and text are run-time values, and so is whether
 an iteration explores and learns; so one compilation serves all tasks, seeds and
 evaluations. Nothing crosses to the host inside an iteration; its metrics stay on the
 device until they are asked for.
 
-Letters: R runs, B worlds, L words of the task.
+Letters: R runs, D devices of a run, B worlds of a run, L words of the task.
 """
 
+import dataclasses
 import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from soler1_jax.common.errors import UserError, require_non_negative
 from soler1_jax.common.rewarder import Rewarder, TaskText
-from soler1_jax.rl import evaluate
+from soler1_jax.rl import evaluate, shards
 from soler1_jax.rl.chunk import ChunkConfig, make_collect
 from soler1_jax.rl.types import Agent, Environment, EpisodeRecord
 
@@ -30,7 +31,7 @@ _RUNS = "run"
 
 @flax.struct.dataclass
 class LoopState:
-    """What is carried from iteration to iteration; donated to each."""
+    """What is carried from iteration to iteration, a copy a device; donated to each."""
 
     agent: Any
     key: jax.Array
@@ -66,7 +67,7 @@ class Trainer:
       rewarder: gives progress; its `params` are placed on every device.
       agent: learns.
       config: queries and reward.
-      devices: one a run.
+      devices: the agent's number of them for each run.
     """
 
     def __init__(
@@ -78,14 +79,16 @@ class Trainer:
         devices: Sequence[jax.Device],
     ):
         self.rewarder, self.agent, self.config = rewarder, agent, config
-        self.mesh = Mesh(np.asarray(devices), (_RUNS,))
+        grid = np.asarray(devices).reshape(-1, agent.devices)
+        self.mesh = Mesh(grid, (_RUNS, shards.AXIS))
         self._whole = NamedSharding(self.mesh, PartitionSpec())
         self._split = NamedSharding(self.mesh, PartitionSpec(_RUNS))
+        every = NamedSharding(self.mesh, PartitionSpec((_RUNS, shards.AXIS)))
         self.params = jax.device_put(rewarder.params, self._whole)
         self._learning = self._mode(explore=1.0, learn=True)
         self._watching = self._mode(explore=0.0, learn=False)
         one, split = self._whole, self._split
-        self._init = self._jit(_for_one_run(self._init_one), (split,))
+        self._init = self._jit(_for_one_run(self._init_one), (split,), every)
         iterate = _make_iteration(env, rewarder, agent, config)
 
         def local(
@@ -94,21 +97,23 @@ class Trainer:
             run = _for_one_run(lambda s, w: iterate(s, w, params, mode))
             return run(state, work)
 
-        self._iterate = self._jit(local, (split, split, one, one), donate=(0,))
+        results = (every, Outcome(split, _record_shardings(self.mesh)))
+        self._iterate = self._jit(local, (every, split, one, one), results, donate=(0,))
         self._program: Any = None
 
     def _jit(
         self,
         local: Any,
         arguments: tuple[NamedSharding, ...],
+        results: Any,
         donate: tuple[int, ...] = (),
     ) -> Any:
-        """Jits what one device does; its results are split over the runs."""
+        """Jits what one device does."""
         mapped = jax.shard_map(
             local,
             mesh=self.mesh,
             in_specs=tuple(argument.spec for argument in arguments),
-            out_specs=self._split.spec,
+            out_specs=jax.tree.map(lambda sharding: sharding.spec, results),
             check_vma=False,
         )
         # Stated outright: left to XLA, a result of one element comes back with
@@ -116,24 +121,29 @@ class Trainer:
         return jax.jit(
             mapped,
             in_shardings=arguments,
-            out_shardings=self._split,
+            out_shardings=results,
             donate_argnums=donate,
         )
 
     @property
     def runs(self) -> int:
         """R, how many runs are learned at once."""
-        return self.mesh.size
+        return self.mesh.shape[_RUNS]
+
+    @property
+    def worlds(self) -> int:
+        """B, episodes that one run collects at once."""
+        return self.agent.worlds * self.agent.devices
 
     @property
     def steps_per_iteration(self) -> int:
         """Control steps that one iteration of one run takes."""
-        return self.agent.worlds * self.config.steps
+        return self.worlds * self.config.steps
 
     @property
     def queries_per_iteration(self) -> int:
         """Questions that one iteration of one run asks."""
-        return self.agent.worlds * self.config.queries
+        return self.worlds * self.config.queries
 
     def init(self, seeds: Sequence[int]) -> LoopState:
         """Draws fresh agents.
@@ -194,13 +204,15 @@ class Trainer:
           The state, one Evaluation a run, and the last batch's episodes.
         """
         parts = []
-        for _ in range(-(-episodes // self.agent.worlds)):
+        for _ in range(-(-episodes // self.worlds)):
             state, outcome = self.watch(state, work)
             parts.append(jax.device_get(outcome.metrics["episodes"]))
-        return state, evaluate.combine(parts, self.agent.worlds), outcome.record
+        return state, evaluate.combine(parts, self.worlds), outcome.record
 
     def _init_one(self, seed: jax.Array) -> LoopState:
         agent_key, key = jax.random.split(jax.random.key(seed))
+        if self.agent.devices > 1:
+            key = jax.random.fold_in(key, jax.lax.axis_index(shards.AXIS))
         return LoopState(self.agent.init(agent_key), key, jnp.int32(0))
 
     def _mode(self, *, explore: float, learn: bool) -> Mode:
@@ -235,9 +247,19 @@ def _make_iteration(
             "reward": jnp.mean(episode.reward),
             "losses": losses,
         }
-        return state, Outcome(metrics, record)
+        return state, Outcome(shards.mean(metrics, agent.devices), record)
 
     return iterate
+
+
+def _record_shardings(mesh: Mesh) -> EpisodeRecord:
+    """Joins the worlds of a run's devices: [R, Q, B, ...], but success [R, B]."""
+    by_query = NamedSharding(mesh, PartitionSpec(_RUNS, None, shards.AXIS))
+    by_world = NamedSharding(mesh, PartitionSpec(_RUNS, shards.AXIS))
+    fields = [field.name for field in dataclasses.fields(EpisodeRecord)]
+    return EpisodeRecord(
+        **{name: by_world if name == "success" else by_query for name in fields}
+    )
 
 
 def _for_one_run(function: Any) -> Any:

@@ -50,8 +50,10 @@ class Agent(NamedTuple):
 
     Attributes:
       name: e.g. "drqv2".
-      worlds: B, how many episodes it collects at once.
+      worlds: B, how many episodes it collects at once on each of its devices.
       quiet: how many of them, from the first on, it always acts in without noise.
+      devices: how many share one policy; with more than one, `learn` runs under
+        `shards.AXIS`.
       init: key -> state.
       begin: (state, explore) -> carry. `explore` float32 [] scales exploration: 1 while
         learning, 0 for the noise-free policy.
@@ -63,6 +65,7 @@ class Agent(NamedTuple):
     name: str
     worlds: int
     quiet: int
+    devices: int
     init: Callable[[jax.Array], Any]
     begin: Callable[[Any, jax.Array], Any]
     act: Callable[[Any, Any, Observation, jax.Array], tuple[Any, jax.Array, Any]]
