@@ -67,7 +67,6 @@ def main(args: Args) -> None:
                 episodes=count,
                 split=split,
                 seed=seed,
-                wrist=False,
             )
         )
     folders = {name: args.out / name for name in ("see", "ask", "improve")}
@@ -160,7 +159,7 @@ def examine(model: Path, episodes: list) -> dict[str, float]:
     examiner = supervise.Examiner(
         keeper.Keeper(model, functions, start.tokenizer, {}),
         episodes,
-        BatchConfig(patch=start.config.vision.patch_size, **lengths),
+        BatchConfig(**curriculum.patches(start.config), **lengths),
     )
     return examiner.figures(start.params)
 

@@ -71,8 +71,8 @@ def run(args: Args) -> None:
     compile_cache.enable()
     settings = _settings(args)
     mesh = materials.make_mesh(args.mesh)
-    episodes = materials.open_episodes(args.data)
     start = materials.starting_point(args.model)
+    episodes = materials.open_episodes(args.data, start)
     exam = materials.exam_episodes(args.exam, args.exam_episodes)
     folder = Run(args.out, "sft", args, may_change=_MAY_CHANGE)
     tokenizer = start.tokenizer or materials.find_tokenizer(
@@ -81,7 +81,7 @@ def run(args: Args) -> None:
     functions = Functional(materials.model_config(start, tokenizer))
     plan = dataclasses.replace(
         settings.curriculum,
-        patch=functions.config.vision.patch_size,
+        **curriculum.patches(functions.config),
         **curriculum.lengths(episodes, supervise.Words(tokenizer), args.previous),
     )
     metadata = {"command": command_line(), "args": dataclasses.asdict(args)}

@@ -56,6 +56,7 @@ class Rewarder:
     Attributes:
       name: what the user called it.
       views: camera views that `start` and `score` need; empty for none.
+      dispensable: those of `views` that it can do without, if nobody has them.
       image_size: side of the square views in pixels; 0 if `views` is empty.
       uses_truth: whether `score` is handed the true progress. Only the oracle, an upper
         bound, is; every other rewarder gets None.
@@ -77,6 +78,7 @@ class Rewarder:
     )
     prepare: Callable[[list[str]], TaskText] = flax.struct.field(pytree_node=False)
     decode: Callable[[Any], str] = flax.struct.field(pytree_node=False)
+    dispensable: tuple[str, ...] = flax.struct.field(pytree_node=False, default=())
 
 
 def certain_verdict(progress: jax.Array, token_count: int = 0) -> Verdict:

@@ -1,11 +1,13 @@
 """From a data set to fixed-shape numpy batches, in a reproducible order.
 
-E episodes a batch, T frames each, Q sampled queries each, P patches a frame, C = 8
+E episodes a batch, T frames each, Q sampled queries each, P patches of a frame (those of
+the wrist's view come after those of the external one), C = 8
 classes, L prompt tokens, S completion tokens, N name tokens, K = 8 kinds of claim.
 Every array is padded with zeros to the shapes of `BatchConfig`, so that a training
 step compiles once.
 
-    frames          uint8 [E,T,S,S,3]    external view (and `wrist` if stored)
+    frames          uint8 [E,T,S,S,3]    external view
+    wrist           uint8 [E,T,S,S,3]    only with `wrist_patch`
     classes         float32 [E,T,P,C]    share of each class in each patch
     colors, shapes  int32 [E,C]          of each class, indices of COLORS, SHAPES
     name_ids        int32 [E,C,N]        words for each class
@@ -60,6 +62,7 @@ class BatchConfig:
       completion_length: S; a longer completion is an error.
       name_length: N.
       patch: side in pixels of the patches of `classes`.
+      wrist_patch: the same for the wrist's view; 0 leaves that view out.
       mix: weight of each source when queries are sampled.
       previous: how often the true previous progress is let into a progress prompt.
     """
@@ -70,6 +73,7 @@ class BatchConfig:
     completion_length: int = 40
     name_length: int = 6
     patch: int = 8
+    wrist_patch: int = 0
     mix: Mapping[str, float] = dataclasses.field(
         default_factory=lambda: {"progress": 1.0, "spatial": 0.0, "temporal": 0.0}
     )
@@ -148,7 +152,7 @@ def encode_episode(
     shown = np.array([(q.first, q.prev, q.cur) for q in queries], np.int32)
     row = {
         "frames": episode.external,
-        "classes": patch_shares(episode.semantic, config.patch),
+        "classes": _classes(episode, config),
         "colors": np.asarray(episode.colors, np.int32),
         "shapes": np.asarray(episode.shapes, np.int32),
         "name_ids": name_ids,
@@ -166,9 +170,23 @@ def encode_episode(
         "source": np.array([SOURCES.index(q.source) for q in queries], np.int32),
         "claims": np.stack([claim_indices(q) for q in queries]),
     }
-    if episode.wrist is not None:
+    if config.wrist_patch:
         row["wrist"] = episode.wrist
     return row
+
+
+def _classes(episode: Episode, config: BatchConfig) -> np.ndarray:
+    """Shares of classes in the patches of both views, float32 [T,P,C]."""
+    shares = patch_shares(episode.semantic, config.patch)
+    if not config.wrist_patch:
+        return shares
+    if episode.wrist_semantic is None:
+        raise UserError(
+            "a model that looks through the wrist's camera is trained on that view; "
+            f"episode {episode.name} has none; make the data without --no-wrist"
+        )
+    close = patch_shares(episode.wrist_semantic, config.wrist_patch)
+    return np.concatenate([shares, close], axis=1)
 
 
 def _choose(

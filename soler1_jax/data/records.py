@@ -17,6 +17,7 @@ axes, progress in percent with 0 at the first frame.
       external    uint8 [T,S,S,3]     what the fixed camera sees (RGB)
       wrist       uint8 [T,S,S,3]     what the wrist camera sees (None: not stored)
       semantic    uint8 [T,S,S]       class of each external pixel (CLASSES)
+      wrist_semantic  uint8 [T,S,S]   the same of the wrist's pixels (None: not stored)
       names       8 x str             words for each class, "" if it is not nameable
       named       int                 class of the thing that the task names
       colors      int32 [8]           colour of each class, an index of COLORS
@@ -142,6 +143,7 @@ class Episode:
     external: np.ndarray
     wrist: np.ndarray | None
     semantic: np.ndarray
+    wrist_semantic: np.ndarray | None
     names: tuple[str, ...]
     named: int
     colors: np.ndarray
@@ -213,6 +215,7 @@ def features(
     }
     if wrist:
         spec["wrist"] = pixels
+        spec["wrist_semantic"] = spec["semantic"]
     return tfds_features.FeaturesDict(spec)
 
 
@@ -225,7 +228,7 @@ def serialize(episode: Episode) -> bytes:
     """The record as bytes; equal episodes give equal bytes."""
     row = {field.name: getattr(episode, field.name) for field in _ROW}
     if episode.wrist is None:
-        del row["wrist"]
+        del row["wrist"], row["wrist_semantic"]
     row["names"] = list(episode.names)
     row["queries"] = [
         {**dataclasses.asdict(q), "claims": json.dumps(q.claims, sort_keys=True)}
@@ -254,6 +257,7 @@ def from_row(row: dict[str, Any]) -> Episode:
     )
     values: dict[str, Any] = {
         "wrist": row.get("wrist"),
+        "wrist_semantic": row.get("wrist_semantic"),
         "names": tuple(_text(name) for name in row["names"]),
         "queries": queries,
     }

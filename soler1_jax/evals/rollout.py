@@ -102,12 +102,13 @@ def roll_out(
 def check_views(
     rewarder: Rewarder, views: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """Returns the views that the rewarder needs.
+    """Returns the views that the rewarder looks through, of those that there are.
 
     Raises:
-      UserError: one is missing or has another size.
+      UserError: one that it cannot do without is missing, or one has another size.
     """
-    for view in rewarder.views:
+    used = [v for v in rewarder.views if v in views or v not in rewarder.dispensable]
+    for view in used:
         if view not in views:
             raise UserError(
                 f"rewarder {rewarder.name} looks through {', '.join(rewarder.views)}; "
@@ -119,7 +120,7 @@ def check_views(
                 f"rewarder {rewarder.name} needs frames of {rewarder.image_size} "
                 f"pixels a side; got {size[1]}x{size[0]}; resize them"
             )
-    return {view: views[view] for view in rewarder.views}
+    return {view: views[view] for view in used}
 
 
 @functools.partial(jax.jit, static_argnames="nudge")

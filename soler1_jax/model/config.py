@@ -173,6 +173,9 @@ class ModelConfig:
       name: preset it came from.
       vision, text: encoder and decoder.
       grounding: None for models without heat maps (no slot tokens).
+      wrist_size: side in pixels at which the wrist camera's view is encoded, by the same
+        encoder; 0 for models that do not look at it. It reaches the decoder through the
+        slots alone, so it needs `grounding`.
       frame_roles: learned vectors added to the tokens of the first, previous and current
         frame; 0 for none.
       bin_count: outputs of the value head; 0 for none.
@@ -184,18 +187,41 @@ class ModelConfig:
     vision: VisionConfig
     text: TextConfig
     grounding: GroundingConfig | None = None
+    wrist_size: int = 0
     frame_roles: int = 0
     bin_count: int = 0
     state_size: int = 0
     dtype: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
+        if self.wrist_size and (
+            self.grounding is None
+            or self.wrist_size % self.vision.patch_size
+            or self.vision.image_size % self.wrist_size
+        ):
+            raise UserError(
+                "a wrist view needs grounding, whole patches and a size that divides "
+                f"image_size {self.vision.image_size}; got wrist_size "
+                f"{self.wrist_size}; choose another, or 0 for none"
+            )
         if len(self.vision.deepstack_indexes) > self.text.depth:
             raise UserError(
                 "each deepstack level enters one decoder layer; got "
                 f"{len(self.vision.deepstack_indexes)} levels for {self.text.depth} "
                 "layers; drop levels or add layers"
             )
+
+    @property
+    def wrist_grid(self) -> int:
+        """Patches along one side of the wrist view."""
+        return self.wrist_size // self.vision.patch_size
+
+    @property
+    def wrist_patch(self) -> int:
+        """Side of a wrist view's patch in pixels of the view as it comes, or 0."""
+        if not self.wrist_size:
+            return 0
+        return self.vision.image_size // self.wrist_grid
 
     @property
     def frame_token_count(self) -> int:

@@ -56,9 +56,11 @@ class Functional:
             names[path] = ("layers",) * (len(leaf.shape) - len(axes)) + axes
         return _nest(names)
 
-    def encode(self, params: Params, frames: jax.Array) -> FrameFeatures:
+    def encode(
+        self, params: Params, frames: jax.Array, wrist: jax.Array | None = None
+    ) -> FrameFeatures:
         """See `VLM.encode`."""
-        return self.module(params).encode(frames)
+        return self.module(params).encode(frames, wrist)
 
     def dense(self, params: Params, features: FrameFeatures) -> DenseLogits:
         """See `VLM.dense`."""

@@ -27,6 +27,9 @@ class FrameFeatures(NamedTuple):
     patches: jax.Array  # [N, P, Dv]
     tokens: jax.Array  # [N, K, D]
     deepstack: jax.Array  # [N, Ls, K, D]
+    # Of the wrist camera's view; None if there is none.
+    wrist: jax.Array | None = None  # [N, Pw, Dv]
+    wrist_seen: jax.Array | None = None  # bool [N], False: do not use it
 
 
 def space_to_depth(x: jax.Array, side: int) -> jax.Array:
@@ -155,7 +158,13 @@ class VisionTower(nnx.Module):
     """Stem, positions, blocks, mergers."""
 
     def __init__(
-        self, config: VisionConfig, out_size: int, dtype: str, *, rngs: nnx.Rngs
+        self,
+        config: VisionConfig,
+        out_size: int,
+        dtype: str,
+        *,
+        wrist_size: int = 0,
+        rngs: nnx.Rngs,
     ) -> None:
         stem = ConvStem if config.stem == "conv" else LinearStem
         self.patch_embed = stem(config, rngs=rngs)
@@ -179,16 +188,24 @@ class VisionTower(nnx.Module):
                 for _ in config.deepstack_indexes
             ]
         )
-        self.config, self.dtype = config, dtype
+        if wrist_size:
+            # A table of its own also tells the encoder which camera it looks through.
+            self.wrist_embed = Embedding(
+                (wrist_size // config.patch_size) ** 2,
+                config.hidden_size,
+                (None, "embed"),
+                scale=config.position_scale,
+                rngs=rngs,
+            )
+        self.config, self.dtype, self.wrist_size = config, dtype, wrist_size
 
-    def __call__(self, frames: jax.Array) -> FrameFeatures:
-        """Encodes uint8 [N, H, W, 3], RGB."""
+    def __call__(
+        self, frames: jax.Array, wrist: jax.Array | None = None
+    ) -> FrameFeatures:
+        """Encodes uint8 [N, H, W, 3], RGB, and the wrist's view of the same size."""
         config = self.config
-        x = self.patch_embed(
-            (frames.astype(jnp.float32) / 127.5 - 1).astype(self.dtype)
-        )
-        x = x + self._positions().astype(x.dtype)
-        angles = axial_angles(config.grid, config.hidden_size // config.num_heads)
+        x = self._embed(frames, self._positions())
+        angles = self._angles(config.grid)
         levels, low = [], 0
         for index, merger in zip(
             config.deepstack_indexes, self.deepstack_merger_list, strict=True
@@ -200,7 +217,28 @@ class VisionTower(nnx.Module):
         tokens = self.merger(x)
         empty = jnp.zeros((x.shape[0], 0, *tokens.shape[1:]), tokens.dtype)
         deepstack = jnp.stack(levels, axis=1) if levels else empty
-        return FrameFeatures(x, tokens, deepstack)
+        features = FrameFeatures(x, tokens, deepstack)
+        if wrist is None:
+            return features
+        seen = jnp.ones(x.shape[0], bool)
+        return features._replace(wrist=self._look_close(wrist), wrist_seen=seen)
+
+    def _look_close(self, wrist: jax.Array) -> jax.Array:
+        """Encodes the wrist camera's view, in which things are large: [N, Pw, Dv]."""
+        grid = self.wrist_size // self.config.patch_size
+        times = wrist.shape[1] // self.wrist_size
+        count, size = wrist.shape[0], self.wrist_size
+        x = wrist.astype(jnp.float32).reshape(count, size, times, size, times, 3)
+        x = self._embed(x.mean(axis=(2, 4)), self.wrist_embed.embedding[...])
+        return self._run(x, self._angles(grid), (0, self.config.depth))
+
+    def _embed(self, frames: jax.Array, positions: jax.Array) -> jax.Array:
+        scaled = frames.astype(jnp.float32) / 127.5 - 1
+        x = self.patch_embed(scaled.astype(self.dtype))
+        return x + positions.astype(x.dtype)
+
+    def _angles(self, grid: int) -> jax.Array:
+        return axial_angles(grid, self.config.hidden_size // self.config.num_heads)
 
     def _positions(self) -> jax.Array:
         table = self.pos_embed.embedding[...]

@@ -66,7 +66,9 @@ class VLM(nnx.Module):
         text = config.text
         size = text.hidden_size
         self.config = config
-        self.visual = VisionTower(config.vision, size, config.dtype, rngs=rngs)
+        self.visual = VisionTower(
+            config.vision, size, config.dtype, wrist_size=config.wrist_size, rngs=rngs
+        )
         self.embed_tokens = Embedding(
             text.vocab_size,
             size,
@@ -95,15 +97,25 @@ class VLM(nnx.Module):
         size = self.config.text.hidden_size
         return Linear((size, outputs), ("embed", None), use_bias=True, rngs=rngs)
 
-    def encode(self, frames: jax.Array) -> FrameFeatures:
-        """Encodes uint8 [N, H, W, 3] frames of the configured size, each on its own."""
+    def encode(
+        self, frames: jax.Array, wrist: jax.Array | None = None
+    ) -> FrameFeatures:
+        """Encodes uint8 [N, H, W, 3] frames of the configured size, each on its own.
+
+        Args:
+          frames: what the fixed camera sees.
+          wrist: what the wrist camera sees, of the same shape; None if it is not
+            known. Models without `config.wrist_size` leave it out.
+        """
         side = self.config.vision.image_size
-        if frames.shape[1:] != (side, side, 3):
-            raise UserError(
-                f"model {self.config.name!r} takes {side}x{side} RGB frames; got shape "
-                f"{tuple(frames.shape[1:])}; resize them"
-            )
-        return self.visual(frames)
+        wrist = wrist if self.config.wrist_size else None
+        for view in (frames,) if wrist is None else (frames, wrist):
+            if view.shape[1:] != (side, side, 3):
+                raise UserError(
+                    f"model {self.config.name!r} takes {side}x{side} RGB frames; got "
+                    f"shape {tuple(view.shape[1:])}; resize them"
+                )
+        return self.visual(frames, wrist)
 
     def dense(self, features: FrameFeatures) -> DenseLogits:
         """Classifies every patch (needs `config.grounding`)."""

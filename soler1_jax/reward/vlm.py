@@ -106,7 +106,8 @@ def make_rewarder(
     method = Method(temperature=settings.temperature if sampled else 0.0)
 
     def see(bound: Any, views: Views, text: TaskText) -> Any:
-        return bound.ground(bound.encode(views["external"]), text.ids, text.mask)
+        features = bound.encode(views["external"], views.get("wrist"))
+        return bound.ground(features, text.ids, text.mask)
 
     def start(params: Params, views: Views, task: TaskText, key: jax.Array) -> Watched:
         frame = see(model.module(params), views, task)
@@ -129,7 +130,8 @@ def make_rewarder(
     return Rewarder(
         params=params,
         name=name,
-        views=("external",),
+        views=("external", "wrist") if config.wrist_size else ("external",),
+        dispensable=("wrist",) if config.wrist_size else (),
         image_size=config.vision.image_size,
         uses_truth=False,
         start=start,

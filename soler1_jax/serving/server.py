@@ -129,12 +129,14 @@ class RewardServer(socketserver.ThreadingTCPServer):
     def _views(self, arrays: dict[str, np.ndarray], batch: int) -> dict:
         size = self.rewarder.image_size
         shape = (batch, size, size, 3)
-        for view in self.rewarder.views:
+        about = self.rewarder
+        used = [v for v in about.views if v in arrays or v not in about.dispensable]
+        for view in used:
             given = arrays.get(view)
             if given is None or given.shape != shape or given.dtype != np.uint8:
                 got = "nothing" if given is None else f"{given.dtype} {given.shape}"
                 raise UserError(f"view {view!r} must be uint8 {shape}; got {got}")
-        return {view: arrays[view] for view in self.rewarder.views}
+        return {view: arrays[view] for view in used}
 
     def _next_key(self) -> jax.Array:
         self._key, key = jax.random.split(self._key)

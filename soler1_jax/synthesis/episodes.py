@@ -30,7 +30,8 @@ class Recording(NamedTuple):
       level: int32 [B], 0 expert .. 6 random.
       external: uint8 [B,T,S,S,3].
       wrist: uint8 [B,T,S,S,3], or None.
-      semantic: uint8 [B,T,S,S].
+      semantic: uint8 [B,T,S,S], classes of the external view's pixels.
+      wrist_semantic: uint8 [B,T,S,S], of the wrist's, or None.
       facts: float32 [B,T,F], columns FACTS.
       other: int32 [B], another task with the same noun, or `task` again.
       other_facts: float32 [B,T,F], as judged by that task.
@@ -41,6 +42,7 @@ class Recording(NamedTuple):
     external: np.ndarray
     wrist: np.ndarray | None
     semantic: np.ndarray
+    wrist_semantic: np.ndarray | None
     facts: np.ndarray
     other: np.ndarray
     other_facts: np.ndarray
@@ -87,8 +89,9 @@ def assemble(
         level=int(recording.level[world]),
         stride=stride,
         external=recording.external[world],
-        wrist=None if recording.wrist is None else recording.wrist[world],
+        wrist=_of(recording.wrist, world),
         semantic=recording.semantic[world],
+        wrist_semantic=_of(recording.wrist_semantic, world),
         names=labels.names,
         named=labels.named,
         colors=labels.colors,
@@ -100,6 +103,10 @@ def assemble(
     asked += questions.ask(bare, SPATIAL, "spatial", rng)
     asked += questions.ask(bare, TEMPORAL, "temporal", rng)
     return dataclasses.replace(bare, queries=tuple(asked))
+
+
+def _of(views: np.ndarray | None, world: int) -> np.ndarray | None:
+    return None if views is None else views[world]
 
 
 def retell(

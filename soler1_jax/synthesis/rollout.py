@@ -70,6 +70,7 @@ class Recorder:
             external=seen["external"],
             wrist=seen.get("wrist"),
             semantic=seen["semantic"],
+            wrist_semantic=seen.get("wrist_semantic"),
             facts=seen["facts"],
             other=np.asarray(other),
             other_facts=seen["other_facts"],
@@ -124,7 +125,9 @@ class Recorder:
             "facts": self._facts(state),
         }
         if self.wrist:
-            seen["wrist"] = self.env.render(state, "wrist", self.size).rgb
+            image = self.env.render(state, "wrist", self.size)
+            seen["wrist"] = image.rgb
+            seen["wrist_semantic"] = self.env.semantic(image.segmentation, state)
         return seen
 
 

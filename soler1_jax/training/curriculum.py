@@ -12,6 +12,7 @@ from typing import Any
 from soler1_jax.common.errors import UserError, nearest_hint, require_non_negative
 from soler1_jax.data import batches
 from soler1_jax.data.records import SOURCES, Episode
+from soler1_jax.model.config import ModelConfig
 from soler1_jax.training import feed, optimizer, sft
 from soler1_jax.training.loop import Stage
 
@@ -40,7 +41,7 @@ class CurriculumConfig:
       previous: how often a progress prompt has the true previous progress. Models
         that always see it learn to copy it.
       prompt_length, completion_length, name_length: tokens; longer texts are errors.
-      patch: side in pixels of the model's patches.
+      patch, wrist_patch: side in pixels of the model's patches, see BatchConfig.
       seed: of the order of the data.
     """
 
@@ -58,6 +59,7 @@ class CurriculumConfig:
     completion_length: int = 40
     name_length: int = 6
     patch: int = 8
+    wrist_patch: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -90,6 +92,7 @@ class CurriculumConfig:
             completion_length=self.completion_length,
             name_length=self.name_length,
             patch=self.patch,
+            wrist_patch=self.wrist_patch,
             mix=mixtures[stage],
             previous=self.previous if stage == "progress" else 0.0,
         )
@@ -129,6 +132,11 @@ def learning_rate(
         curriculum.compare_steps + curriculum.progress_steps,
     )
     return optimizer.phased_schedule(config, [p for p in phases if p])
+
+
+def patches(config: ModelConfig) -> dict[str, int]:
+    """Sides of a model's patches, for CurriculumConfig's fields of these names."""
+    return {"patch": config.vision.patch_size, "wrist_patch": config.wrist_patch}
 
 
 def lengths(
@@ -210,14 +218,13 @@ def be_asked(
 
 
 # What a perception step does not look at need not travel to the devices.
-_UNSEEN = {"wrist"}
-_UNASKED = _UNSEEN | {"completion_ids", "completion_mask", "shown", "shown_mask"}
+_UNASKED = {"completion_ids", "completion_mask", "shown", "shown_mask"}
 _UNASKED |= {"progress", "previous", "claims"}
 
 
 def reader(data: Any, stage: str) -> Callable[[int], feed.Batch]:
     """Step -> batch, without the arrays that the stage does not look at."""
-    dropped = _UNASKED if stage == "perception" else _UNSEEN
+    dropped = _UNASKED if stage == "perception" else set()
 
     def read(step: int) -> feed.Batch:
         return {k: v for k, v in data[step].items() if k not in dropped}

@@ -52,9 +52,9 @@ def fit(
 ) -> Settings:
     """The same settings with lengths that hold the data set's texts."""
     words = supervise.Words(learner.tokenizer)
-    patch = learner.functions.config.vision.patch_size
     found = curriculum.lengths(episodes, words, settings.batch.previous)
-    batch = dataclasses.replace(settings.batch, patch=patch, **found)
+    found |= curriculum.patches(learner.functions.config)
+    batch = dataclasses.replace(settings.batch, **found)
     return dataclasses.replace(settings, batch=batch)
 
 

@@ -69,13 +69,19 @@ def model_config(start: Start, tokenizer: Tokenizer) -> ModelConfig:
     return dataclasses.replace(config, dtype=dtype)
 
 
-def open_episodes(folder: Path) -> Remembered:
+def open_episodes(folder: Path, start: Start) -> Remembered:
     """Opens a data set and keeps in memory what was read.
+
+    Args:
+      folder: of the data set.
+      start: the model, which may look through the wrist's camera or not.
 
     Raises:
       UserError: the folder holds no complete data set.
     """
-    return Remembered(open_source(folder))
+    # Any vocabulary will do: nothing but the views is asked for.
+    config = start.config or preset(start.name, vocab_size=64)
+    return Remembered(open_source(folder), wrist=bool(config.wrist_size))
 
 
 def find_tokenizer(
@@ -128,7 +134,12 @@ def make_mesh(shape: str | None) -> Mesh:
 
 
 def check_data(episodes: Sequence[Episode], functions: Functional) -> None:
-    """Raises UserError unless the frames have the model's size."""
+    """Raises UserError unless the frames are what the model looks at."""
+    if functions.config.wrist_size and episodes[0].wrist is None:
+        raise UserError(
+            f"model {functions.config.name!r} looks through the wrist's camera too; the "
+            "data set has no such view; make it without --no-wrist"
+        )
     size, wanted = episodes[0].external.shape[1], functions.config.vision.image_size
     if size != wanted:
         raise UserError(

@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import SupportsIndex
 
+import numpy as np
+
 from soler1_jax.data.records import Episode
 
 
@@ -11,27 +13,33 @@ class Remembered(Sequence[Episode]):
     """A data source that reads each episode from disk only once.
 
     Small data sets are read many times over; decoding a record costs more than its
-    part of a training step. Views that training does not look at are dropped.
+    part of a training step.
 
     Args:
       source: random access to episodes.
       budget: bytes of pixels and labels that may be kept; the rest is read each time.
+      wrist: whether the wrist's view is wanted; it is dropped otherwise.
     """
 
-    def __init__(self, source: Sequence[Episode], budget: int = 4 << 30):
-        self._source, self._left = source, budget
+    def __init__(
+        self, source: Sequence[Episode], budget: int = 6 << 30, wrist: bool = False
+    ):
+        self._source, self._left, self._wrist = source, budget, wrist
         self._kept: dict[int, Episode] = {}
 
     def __len__(self) -> int:
         return len(self._source)
 
     def __getitem__(self, index: SupportsIndex) -> Episode:
-        """Episode `index`, without the wrist view."""
+        """Episode `index`."""
         index = int(index)
         if index in self._kept:
             return self._kept[index]
-        episode = dataclasses.replace(self._source[index], wrist=None)
-        size = episode.external.nbytes + episode.semantic.nbytes + episode.facts.nbytes
+        episode = self._source[index]
+        if not self._wrist:
+            episode = dataclasses.replace(episode, wrist=None, wrist_semantic=None)
+        arrays = (getattr(episode, f.name) for f in dataclasses.fields(episode))
+        size = sum(a.nbytes for a in arrays if isinstance(a, np.ndarray))
         if size <= self._left:
             self._left -= size
             self._kept[index] = episode

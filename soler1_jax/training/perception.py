@@ -2,8 +2,8 @@
 
 Dense labels per patch (class, colour, shape) and heat maps of the gripper and of
 things that are named in words. Without them a small model stays on a plateau and
-learns to copy instead of to look. Letters: N frames, M names a frame, P patches,
-C = 8 classes, F facts, L words of a name. Positions are in metres, world axes.
+learns to copy instead of to look. Letters: N frames, M names a frame, P patches of the
+external view and Pw of the wrist's, which come after them, C = 8 classes, F facts, L words of a name. Positions are in metres, world axes.
 """
 
 from typing import Any, NamedTuple
@@ -23,7 +23,7 @@ _CENTRES = {"object0": "object0", "object1": "object1", "plate": "plate"}
 class Scenes(NamedTuple):
     """Truth of N frames."""
 
-    shares: jax.Array  # float32 [N,P,C], share of each class in each patch
+    shares: jax.Array  # float32 [N,P(+Pw),C], share of each class in each patch
     colors: jax.Array  # int32 [N,C], of each class, index of COLORS
     shapes: jax.Array  # int32 [N,C], of each class, index of SHAPES
     named: jax.Array  # int32 [N], class that the task names
@@ -59,7 +59,7 @@ def dense_loss(logits: Any, scenes: Scenes) -> dict[str, jax.Array]:
     """Per-patch losses.
 
     Args:
-      logits: has `classes` [N,P,8], `color` [N,P,7] and `shape` [N,P,4].
+      logits: has `classes` [N,P,8], `color` [N,P,7] and `shape` [N,P,4] of all patches.
       scenes: truth of the same frames.
 
     Returns:
@@ -137,14 +137,16 @@ def grounding_loss(
 
     Returns:
       Losses "gripper_heat", "named_heat" (nats), "gripper_position" and
-      "named_position" (squared, in units of `losses.POSITION_SCALE`); and measures
+      "named_position" (squared, in units of `losses.POSITION_SCALE`), with a wrist's view
+      "wrist_heat"; and measures
       "gripper_peak" and "named_peak": how often the hottest patch holds at least an
       eighth of a patch of the thing.
     """
     gripper = jnp.full_like(which[:, :1], GRIPPER)
     things = jnp.concatenate([gripper, which], axis=1)  # [N,1+M]
     asked = jnp.concatenate([asked.any(1, keepdims=True), asked], axis=1)
-    target, visible = heat_target(scenes.shares, things)
+    count = grounded.heat_logits.shape[-1]
+    target, visible = heat_target(scenes.shares[:, :count], things)
     seen = visible & asked
     places, known = centres(scenes)
     metres = jnp.take_along_axis(places, things[..., None], axis=1)
@@ -161,6 +163,10 @@ def grounding_loss(
             grounded.position[:, part], metres[:, part], sure[:, part]
         )
         result[f"{name}_peak"] = losses.masked_mean(hit[:, part], seen[:, part])
+    if grounded.wrist_logits is not None:
+        close, there = heat_target(scenes.shares[:, count:], things)
+        close = jnp.concatenate([close * there[..., None], ~there[..., None]], axis=-1)
+        result["wrist_heat"] = losses.heat(grounded.wrist_logits, close, asked)
     return result
 
 

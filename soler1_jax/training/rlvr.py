@@ -22,7 +22,7 @@ from soler1_jax.sampling.methods import Method
 from soler1_jax.training import grpo, rewards
 from soler1_jax.training.grpo import GrpoConfig
 from soler1_jax.training.rewards import RewardConfig
-from soler1_jax.training.sft import Batch, Bind, LossFn, Metrics, ask, flatten
+from soler1_jax.training.sft import Batch, Bind, LossFn, Metrics, ask, look
 from soler1_jax.training.state import TrainState, apply_gradients, step_key
 
 
@@ -52,8 +52,7 @@ class RlvrConfig:
 
 def _prefix(model: Any, batch: Batch, group: int) -> Any:
     """The prefix of every question G times in a row."""
-    features = model.encode(flatten(batch["frames"]))
-    prefix, _ = ask(model, features, batch)
+    prefix, _ = ask(model, look(model, batch), batch)
     return jax.tree.map(lambda x: x.repeat(group, axis=0), prefix)
 
 

@@ -47,6 +47,8 @@ class SftConfig:
         the answer, so without it the answer learns to read and not to look.
       bins_width: standard deviation of its soft labels in percent.
       state_weight: of the state head's squared error.
+      wristless: how often an episode's wrist view is not used, so that the model also
+        does without.
       nameless: how often a progress prompt is shown without its noun. The slot has
         found the thing; without the noun, only the verb can tell which motion of it is
         progress, also for a noun that was trained with one verb alone.
@@ -66,6 +68,7 @@ class SftConfig:
     state_weight: float = 3.0
     act_weight: float = 3.0
     nameless: float = 0.5
+    wristless: float = 0.1
 
     def __post_init__(self) -> None:
         """Raises UserError for values that cannot work."""
@@ -74,13 +77,44 @@ class SftConfig:
         require_positive("bins_width", self.bins_width)
         for name in ("perception", "token", "answer", "bins", "glance", "state", "act"):
             require_non_negative(f"{name}_weight", getattr(self, f"{name}_weight"))
-        if not 0 <= self.nameless <= 1:
-            raise UserError(f"nameless is a share; got {self.nameless}; give 0 to 1")
+        for name in ("nameless", "wristless"):
+            value = getattr(self, name)
+            if not 0 <= value <= 1:
+                raise UserError(f"{name} is a share; got {value}; give 0 to 1")
 
 
 def flatten(x: jax.Array) -> jax.Array:
     """Joins the first two axes: [E,T,...] -> [E*T,...]."""
     return x.reshape(-1, *x.shape[2:])
+
+
+def look(model: Any, batch: Batch, chosen: jax.Array | None = None) -> Any:
+    """Encodes frames of a batch through all cameras that the model has.
+
+    Args:
+      model: bound model.
+      batch: of data/batches.py.
+      chosen: int32 [E,F], frames of each episode; None for all.
+
+    Returns:
+      FrameFeatures of E*F frames.
+    """
+    views = [batch["frames"], batch.get("wrist")]
+    if chosen is not None:
+        rows = jnp.arange(len(chosen))[:, None]
+        views = [None if view is None else view[rows, chosen] for view in views]
+    return model.encode(*[None if view is None else flatten(view) for view in views])
+
+
+def without_wrist(
+    features: Any, episodes: int, key: jax.Array, probability: float
+) -> Any:
+    """Closes the wrist's eye in some of E episodes; nothing changes without one."""
+    if features.wrist is None:
+        return features
+    seen = jax.random.uniform(key, (episodes,)) >= probability
+    frames = len(features.patches) // episodes
+    return features._replace(wrist_seen=seen.repeat(frames))
 
 
 def scenes_of(batch: Batch, chosen: jax.Array) -> perception.Scenes:
@@ -183,12 +217,13 @@ def perception_loss(
     """
     episodes, length = batch["frames"].shape[:2]
     count = min(config.perception_frames, length)
-    frame_key, name_key, noun_key = jax.random.split(key, 3)
+    frame_key, name_key, noun_key, wrist_key = jax.random.split(key, 4)
     chosen = jnp.argsort(jax.random.uniform(frame_key, (episodes, length)))[:, :count]
     rows = jnp.arange(episodes)[:, None]
-    features = model.encode(flatten(batch["frames"][rows, chosen]))
+    features = look(model, batch, chosen)
     scenes = scenes_of(batch, chosen)
     parts = perception.dense_loss(model.dense(features), scenes)
+    features = without_wrist(features, episodes, wrist_key, config.wristless)
     ids, mask, which, asked = _drawn_names(
         scenes, _names_of(batch, count), name_key, config.perception_names
     )
@@ -286,10 +321,11 @@ def query_loss(
     """
     episodes, length = batch["frames"].shape[:2]
     everything = jnp.tile(jnp.arange(length), (episodes, 1))
-    features = model.encode(flatten(batch["frames"]))
+    name_key, noun_key, wrist_key = jax.random.split(key, 3)
+    features = look(model, batch)
+    features = without_wrist(features, episodes, wrist_key, config.wristless)
     names = _names_of(batch, length)
     scenes = scenes_of(batch, everything)
-    name_key, noun_key = jax.random.split(key)
     parts = perceive(model, features, scenes, names, name_key, config.query_names)
     prompts = motion.without_nouns(batch, noun_key, config.nameless)
     prefix, grounded = ask(model, features, batch, prompts)

@@ -18,7 +18,7 @@ from soler1_jax.data.records import Episode
 from soler1_jax.sampling.grammar import Grammar
 from soler1_jax.sampling.loop import generate
 from soler1_jax.synthesis import claims
-from soler1_jax.training.sft import ask, flatten
+from soler1_jax.training.sft import ask, look
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,9 +69,7 @@ def _row(
         config, queries=len(asked), mix={"progress": 1.0}, previous=0.0
     )
     only = dataclasses.replace(episode, queries=tuple(asked))
-    row = batches.encode_episode(only, tokenizer, config, np.random.default_rng(0))
-    # the wrist view is not asked for, and half of the memory
-    return {k: v for k, v in row.items() if k != "wrist"}
+    return batches.encode_episode(only, tokenizer, config, np.random.default_rng(0))
 
 
 def make_answer(
@@ -91,8 +89,7 @@ def make_answer(
 
     def answer(params: Any, batch: Mapping[str, Any]) -> dict[str, jax.Array]:
         model = bind(params)
-        features = model.encode(flatten(batch["frames"]))
-        prefix, _ = ask(model, features, batch)
+        prefix, _ = ask(model, look(model, batch), batch)
         said = generate(model, prefix, jax.random.key(0), grammar=grammar)
         bins = jax.nn.softmax(said.value_logits) @ bin_centers()
         _, before, _ = model.prefill(prefix, 0)

@@ -31,6 +31,7 @@ def _episode(index, split):
         external=frames,
         wrist=frames,
         semantic=np.zeros((9, 16, 16), np.uint8),
+        wrist_semantic=np.zeros((9, 16, 16), np.uint8),
         names=("",) * 8,
         named=2,
         colors=np.zeros(8, np.int32),

@@ -34,8 +34,9 @@ def data(tmp_path_factory):
             level=0,
             stride=5,
             external=np.zeros((2, 16, 16, 3), np.uint8),
-            wrist=None,
+            wrist=np.zeros((2, 16, 16, 3), np.uint8),
             semantic=np.zeros((2, 16, 16), np.uint8),
+            wrist_semantic=np.zeros((2, 16, 16), np.uint8),
             names=("", "gripper", "red cube", "", "", "", "", ""),
             named=2,
             colors=np.zeros(8, np.int32),
@@ -46,7 +47,7 @@ def data(tmp_path_factory):
         for i in range(2)
     ]
     source.write_shard(source.shard_path(folder, "train", 0, 1), episodes)
-    source.write_metadata(folder, "train", records.features(2, 16, wrist=False), 1)
+    source.write_metadata(folder, "train", records.features(2, 16), 1)
     return folder
 
 

@@ -53,6 +53,9 @@ def make_episode():
             external=pixels[0],
             wrist=pixels[1] if wrist else None,
             semantic=rng.integers(0, 8, (frames, size, size), dtype=np.uint8),
+            wrist_semantic=rng.integers(0, 8, (frames, size, size), dtype=np.uint8)
+            if wrist
+            else None,
             names=("", "gripper", "red cube", "", "plate", "drawer", "", ""),
             named=2,
             colors=rng.integers(0, 7, 8, dtype=np.int32),

@@ -8,7 +8,9 @@ import pytest
 from soler1_jax.common.errors import UserError
 from soler1_jax.data import batches, records
 
-CONFIG = batches.BatchConfig(episodes=2, queries=3, mix={"progress": 1, "spatial": 1})
+CONFIG = batches.BatchConfig(
+    episodes=2, queries=3, wrist_patch=8, mix={"progress": 1, "spatial": 1}
+)
 
 
 @pytest.fixture
@@ -21,7 +23,7 @@ def test_shapes_are_those_of_the_settings(episodes, tokenizer):
     expected = {
         "frames": (2, 3, 16, 16, 3),
         "wrist": (2, 3, 16, 16, 3),
-        "classes": (2, 3, 4, 8),
+        "classes": (2, 3, 4 + 4, 8),
         "colors": (2, 8),
         "shapes": (2, 8),
         "name_ids": (2, 8, 6),
@@ -42,6 +44,23 @@ def test_shapes_are_those_of_the_settings(episodes, tokenizer):
     assert {k: v.shape for k, v in batch.items()} == expected
     assert batch["frames"].dtype == np.uint8
     assert batch["classes"].dtype == np.float32
+
+
+def test_patches_of_the_wrist_view_follow_those_of_the_external_one(
+    make_episode, tokenizer
+):
+    episode = make_episode(0)
+    row = batches.encode_episode(episode, tokenizer, CONFIG, np.random.default_rng(0))
+    both = (episode.semantic, episode.wrist_semantic)
+    shares = [batches.patch_shares(semantic, 8) for semantic in both]
+    np.testing.assert_array_equal(row["classes"], np.concatenate(shares, axis=1))
+    blind = dataclasses.replace(CONFIG, wrist_patch=0)
+    row = batches.encode_episode(episode, tokenizer, blind, np.random.default_rng(0))
+    assert row["classes"].shape[1] == 4 and "wrist" not in row
+    with pytest.raises(UserError, match="no-wrist"):
+        batches.encode_episode(
+            make_episode(0, wrist=False), tokenizer, CONFIG, np.random.default_rng(0)
+        )
 
 
 def test_the_seed_and_the_step_decide_the_batch(episodes, tokenizer):

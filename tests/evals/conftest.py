@@ -43,6 +43,7 @@ def episode_of(progress, index=0, family="lift", split="unseen"):
         stride=5,
         external=frames,
         wrist=None,
+        wrist_semantic=None,
         semantic=np.zeros(frames.shape[:3], np.uint8),
         names=("",) * 8,
         named=2,

@@ -72,6 +72,8 @@ def test_without_a_previous_value_there_is_nothing_to_nudge(make_rewarder):
 def test_missing_views_and_other_sizes_are_refused(make_rewarder):
     with pytest.raises(UserError, match="missing view"):
         _roll(make_rewarder(views=("external", "wrist")))
+    content = make_rewarder(views=("external", "wrist")).replace(dispensable=("wrist",))
+    np.testing.assert_allclose(_roll(content).progress, TRUE[:, 1:])
     rewarder = make_rewarder().replace(image_size=16)
     with pytest.raises(UserError, match="16 pixels"):
         _roll(rewarder)

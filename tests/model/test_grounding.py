@@ -55,14 +55,41 @@ def test_slots_follow_their_map(
     grounder = model.module(params).grounder
     x = jax.random.normal(jax.random.key(0), (1, 16, 16))
     peaked = jnp.full((1, 2, 16), -40.0).at[:, :, 5].set(40.0)
-    slots = grounder._slots(x, peaked)
+
+    def pool(x: jax.Array, logits: jax.Array) -> jax.Array:
+        return grounder._under(x, logits, 4)
+
+    slots = pool(x, peaked)
     elsewhere = x.at[:, 9].add(1.0)
-    np.testing.assert_allclose(grounder._slots(elsewhere, peaked), slots, atol=1e-6)
+    np.testing.assert_allclose(pool(elsewhere, peaked), slots, atol=1e-6)
     here = x.at[:, 5].add(1.0)
-    assert np.abs(grounder._slots(here, peaked) - slots).max() > 1e-3
+    assert np.abs(pool(here, peaked) - slots).max() > 1e-3
     moved = jnp.roll(peaked, 1, axis=-1)
     same = jnp.roll(x, 1, axis=1)
-    assert np.abs(grounder._slots(same, moved) - slots).max() > 1e-3
+    assert np.abs(pool(same, moved) - slots).max() > 1e-3
+
+
+def test_the_wrist_view_reaches_the_slots_alone_and_can_be_closed(
+    model: Functional, params: Params, frames: jax.Array
+) -> None:
+    ground, ids = jax.jit(model.ground), PHRASES[:, 0]
+    encode = jax.jit(model.encode)
+    here, there, without = (
+        encode(params, frames[:2], wrist) for wrist in (frames[:2], frames[2:4], None)
+    )
+    one, other, none = (
+        ground(params, f, ids, ids != 0) for f in (here, there, without)
+    )
+    assert one.wrist_logits.shape == (2, 2, 2 * 2 + 1) and none.wrist_logits is None
+    np.testing.assert_allclose(one.tokens[:, :-2], other.tokens[:, :-2], atol=1e-6)
+    np.testing.assert_allclose(one.heat_logits, other.heat_logits, atol=1e-6)
+    assert np.abs(one.tokens[:, -2:] - other.tokens[:, -2:]).max() > 1e-3
+    assert np.abs(one.position - other.position).max() > 1e-5
+    # An eye that is closed in one frame of two is no eye there.
+    half = here._replace(wrist_seen=jnp.array([True, False]))
+    closed = ground(params, half, ids, ids != 0)
+    np.testing.assert_allclose(closed.tokens[0], one.tokens[0], atol=1e-6)
+    np.testing.assert_allclose(closed.tokens[1], none.tokens[1], atol=1e-6)
 
 
 def test_patch_centres_are_row_major_within_the_frame() -> None:

@@ -96,7 +96,8 @@ def test_frames_are_encoded_on_their_own(
         _assert_close(alone, picked)
 
     def foreign(frames: jax.Array) -> jax.Array:
-        return sum(jnp.sum(leaf[1]) for leaf in model.encode(params, frames))
+        seen = jax.tree.leaves(model.encode(params, frames))
+        return sum(jnp.sum(leaf[1]) for leaf in seen)
 
     # The conversion from uint8 is linear, so float frames give the same derivative.
     influence = jax.jit(jax.grad(foreign))(frames.astype(jnp.float32))

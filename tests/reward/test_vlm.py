@@ -122,7 +122,7 @@ def test_a_model_folder_is_loaded_as_it_was_saved(model, tmp_path):
     loaded = load_rewarder(str(tmp_path / "m"), settings)
     made = make_rewarder(*model, "tiny", settings)
     jax.tree.map(np.testing.assert_array_equal, loaded.params, made.params)
-    assert loaded.image_size == 16 and loaded.views == ("external",)
+    assert loaded.image_size == 16 and loaded.views == ("external", "wrist")
     assert not loaded.uses_truth
 
 
@@ -132,3 +132,22 @@ def test_sentences_that_cannot_be_asked_are_refused(model):
         rewarder.prepare([" . "])
     with pytest.raises(UserError, match="6 tokens"):
         rewarder.prepare(["lift the red cube and then open the drawer again"])
+
+
+def test_the_wrist_view_is_looked_at_if_there_is_one(model):
+    settings = VLMSettings(readout="glance", thought_budget=BUDGET, prompt_length=12)
+    rewarder = make_rewarder(*model, "tiny", settings)
+    text, key = rewarder.prepare(SENTENCES), jax.random.key(0)
+    frames = jax.random.randint(key, (3, 2, 16, 16, 3), 0, 256).astype(jnp.uint8)
+
+    @jax.jit
+    def ask(first, now):
+        state = rewarder.start(rewarder.params, first, text, key)
+        return rewarder.score(rewarder.params, state, now, key, None)[1].progress
+
+    seen = {"external": frames[0]}
+    both = [seen | {"wrist": wrist} for wrist in frames[1:]]
+    alone = ask(seen, seen)
+    assert np.isfinite(alone).all()
+    assert (ask(both[0], both[1]) != ask(both[0], both[0])).all()
+    assert (ask(both[0], both[0]) != alone).all()

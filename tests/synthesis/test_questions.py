@@ -39,6 +39,7 @@ def scene(seed: int, level: int = 0) -> records.Episode:
         stride=5,
         external=np.zeros((5, SIZE, SIZE, 3), np.uint8),
         wrist=None,
+        wrist_semantic=None,
         semantic=semantic,
         names=NAMES,
         named=2,

@@ -40,6 +40,7 @@ class MadeUp:
             level=level,
             external=rng.integers(0, 256, (*shape, 3), dtype=np.uint8),
             wrist=None,
+            wrist_semantic=None,
             semantic=rng.integers(0, 8, shape, dtype=np.uint8),
             facts=facts.astype(np.float32),
             other=other,

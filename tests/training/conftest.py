@@ -99,8 +99,9 @@ def _episode(seed, frames=4, size=16):
         level=seed % 7,
         stride=5,
         external=rng.integers(0, 256, (frames, size, size, 3), dtype=np.uint8),
-        wrist=None,
+        wrist=rng.integers(0, 256, (frames, size, size, 3), dtype=np.uint8),
         semantic=rng.integers(0, 8, (frames, size, size), dtype=np.uint8),
+        wrist_semantic=rng.integers(0, 8, (frames, size, size), dtype=np.uint8),
         names=("", "gripper", "red cube", "", "plate", "drawer", "", ""),
         named=2,
         colors=rng.integers(0, 7, 8, dtype=np.int32),
@@ -121,7 +122,7 @@ def data_folder(episodes, tmp_path_factory):
     """The episodes as a data set, and a tokenizer that knows their words."""
     folder = tmp_path_factory.mktemp("data")
     source.write_shard(source.shard_path(folder, "train", 0, 1), episodes)
-    source.write_metadata(folder, "train", records.features(4, 16, wrist=False), 1)
+    source.write_metadata(folder, "train", records.features(4, 16), 1)
     texts = [t for q in episodes[0].queries for t in (q.prompt, q.completion)]
     texts += [n for n in episodes[0].names if n]
     train_tokenizer(texts, folder / "tokenizer.model", 200)

@@ -127,6 +127,7 @@ def test_dense_losses_fall_towards_the_truth():
 class _Grounded(NamedTuple):
     heat_logits: jax.Array
     position: jax.Array
+    wrist_logits: jax.Array | None = None
 
 
 def test_grounding_loss_rewards_the_right_patch_and_place():
@@ -149,6 +150,28 @@ def test_grounding_loss_rewards_the_right_patch_and_place():
     assert float(perception.total(right)) == pytest.approx(
         sum(float(v) for k, v in right.items() if "peak" not in k)
     )
+
+
+def test_a_thing_out_of_the_wrists_view_belongs_to_the_last_place():
+    scenes = _scenes()
+    things = jnp.array([[1, 2, 6], [1, 2, 3]])
+    target, there = perception.heat_target(scenes.shares, things)
+    assert bool(there.any()) and not bool(there.all())
+    places, _ = perception.centres(scenes)
+    metres = jnp.take_along_axis(places, things[..., None], 1)
+    # the wrist sees what the other camera sees, to have a truth
+    both = scenes._replace(shares=jnp.tile(scenes.shares, (1, 2, 1)))
+    asked = jnp.ones((2, 2), bool)
+
+    def wrist_heat(close: jax.Array) -> float:
+        grounded = _Grounded(jnp.log(target + 1e-3), metres, jnp.log(close + 1e-3))
+        found = perception.grounding_loss(grounded, things[:, 1:], asked, both)
+        return float(found["wrist_heat"])
+
+    right = jnp.concatenate([target * there[..., None], ~there[..., None]], axis=-1)
+    nowhere = jnp.zeros_like(right).at[..., -1].set(1.0)
+    blind = right.at[..., -1].set(0.0)
+    assert wrist_heat(right) < 0.75 * min(wrist_heat(nowhere), wrist_heat(blind))
 
 
 def test_state_target_holds_offset_distance_and_progress():

@@ -25,11 +25,12 @@ def parts(episodes, data_folder):
         episodes=2,
         queries=2,
         patch=4,
+        wrist_patch=8,
         mixture=curriculum.MIXTURES["progress"],
         **curriculum.lengths(episodes, words, 0.0),
     )
     batch = dataset(episodes, words, plan.batch("progress"), seed=0)[0]
-    batch = {k: jnp.asarray(v) for k, v in batch.items() if k != "wrist"}
+    batch = {k: jnp.asarray(v) for k, v in batch.items()}
     config = rlvr.RlvrConfig(
         grpo=grpo.GrpoConfig(group=GROUP, temperature=1.0, top_p=1.0), updates=2
     )
