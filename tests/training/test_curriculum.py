@@ -115,6 +115,8 @@ def test_memory_reads_each_episode_once(episodes):
 
     kept = Remembered(Counting(episodes))
     assert kept[3] is kept[3] and Counting.reads == 1
+    assert kept[3].wrist is None
+    assert Remembered(episodes, wrist=True)[3].wrist is episodes[3].wrist
     small = Remembered(Counting(episodes), budget=10)
     assert small[0].name == small[0].name and Counting.reads == 3
 
@@ -129,6 +131,6 @@ def test_unknown_models_and_missing_data_are_refused(tmp_path):
     with pytest.raises(UserError, match="nano"):
         materials.starting_point("nanoo")
     with pytest.raises(UserError, match="data folder"):
-        materials.open_episodes(tmp_path)
+        materials.open_episodes(tmp_path, materials.Start("nano"))
     with pytest.raises(UserError):
         materials.load_start(tmp_path)
