@@ -55,7 +55,7 @@ class DrQConfig:
     updates: int = 160
     batch: int = 128
     learning_rate: float = 5e-4
-    discount: float = 0.95
+    discount: float = 0.9
     horizon: int = 3
     tau: float = 0.01
     shift: int = 2
