@@ -56,6 +56,8 @@ class Args:
     shared among the policies learned at once."""
     stop_at: float | None = None
     """Perceived success, between 0 and 1, at which policies stop learning early."""
+    keep_every: int | None = None
+    """Iterations between two policies kept in OUT/policies; the last one always is."""
     save_seconds: float = 60.0
     """Seconds between two snapshots."""
 
@@ -121,7 +123,7 @@ def check(args: Args) -> None:
     require_non_negative("--seed", args.seed)
     for name in ("seeds", "every", "episodes", "image_size"):
         require_positive(f"--{name.replace('_', '-')}", getattr(args, name))
-    for name in ("iterations", "worlds", "batch", "parallel", "devices"):
+    for name in ("iterations", "worlds", "batch", "parallel", "devices", "keep_every"):
         value = getattr(args, name)
         if value is not None:
             require_positive(f"--{name}", value)
@@ -262,6 +264,7 @@ def _train(args: Args, jobs: list[Job], trainer: Any, folder: Any) -> list[JobRe
         iterations=iterations(args),
         episodes=args.episodes,
         save_seconds=args.save_seconds,
+        keep_every=(args.keep_every or iterations(args)) if own else None,
         # With the truth as rewarder, perceived success is success: stop when it is
         # there, since the upper bound is not to cost more than the run itself.
         stop_at=args.stop_at if own else _ORACLE_STOP,

@@ -82,7 +82,7 @@ def run(args: Args) -> None:
     compile_cache.enable()
     mesh = materials.make_mesh(args.mesh)
     start = materials.load_start(args.model)
-    episodes = materials.open_episodes(args.data)
+    episodes = materials.open_episodes((args.data,), start)
     exam = materials.exam_episodes(args.exam, args.exam_episodes)
     folder = Run(args.out, "rlvr", args, may_change=_MAY_CHANGE)
     functions = Functional(materials.model_config(start, start.tokenizer))

@@ -19,6 +19,8 @@ class Args:
     """Training data set, made by `soler1 synth`."""
     out: Path
     """Run folder."""
+    more_data: tuple[Path, ...] = ()
+    """Further data sets, joined to the first."""
     exam: Path | None = None
     """Held-out data set; the model is examined on it and the best one kept."""
     exam_episodes: int = 64
@@ -72,7 +74,7 @@ def run(args: Args) -> None:
     settings = _settings(args)
     mesh = materials.make_mesh(args.mesh)
     start = materials.starting_point(args.model)
-    episodes = materials.open_episodes(args.data, start)
+    episodes = materials.open_episodes((args.data, *args.more_data), start)
     exam = materials.exam_episodes(args.exam, args.exam_episodes)
     folder = Run(args.out, "sft", args, may_change=_MAY_CHANGE)
     tokenizer = start.tokenizer or materials.find_tokenizer(

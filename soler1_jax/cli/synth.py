@@ -29,6 +29,9 @@ class Args:
     going wrong, random."""
     wrist: bool = True
     """Store the wrist camera's view too."""
+    policies: tuple[Path, ...] = ()
+    """Folders of policies that `soler1 rl` kept; they act instead of experts. Policies
+    learned from a rewarder show what it gets wrong."""
     worlds: int = 64
     """Episodes simulated at once, and stored in one shard."""
 
@@ -36,6 +39,7 @@ class Args:
 def run(args: Args) -> None:
     """Writes the data set; prints where it is and how fast it went."""
     from soler1_jax.common import compile_cache
+    from soler1_jax.rl.policies import find
     from soler1_jax.synthesis import write
 
     config = write.SynthConfig(
@@ -44,6 +48,7 @@ def run(args: Args) -> None:
         split=args.split,
         mix=write.parse_mix(args.mix),
         wrist=args.wrist,
+        policies=tuple(map(str, find(args.policies))),
         worlds=args.worlds,
     )
     compile_cache.enable()

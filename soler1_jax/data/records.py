@@ -12,7 +12,7 @@ axes, progress in percent with 0 at the first frame.
       verb, noun  str                 the task's, e.g. "push_left", "cube"
       split       str                 "train" | "unseen"
       level       int                 0 expert .. 6 random; 7: the run of another task
-                                      with the same noun
+                                      with the same noun; 8: of a learned policy
       stride      int                 control steps between two frames
       external    uint8 [T,S,S,3]     what the fixed camera sees (RGB)
       wrist       uint8 [T,S,S,3]     what the wrist camera sees (None: not stored)

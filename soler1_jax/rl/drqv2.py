@@ -167,7 +167,12 @@ def make_drqv2(
         )
         return learner, metrics
 
-    return Agent("drqv2", config.worlds, quiet, devices, init, begin, act, learn)
+    functions = (init, begin, act, learn, _policy)
+    return Agent("drqv2", config.worlds, quiet, devices, *functions, "relu")
+
+
+def _policy(state: DrQState) -> Params:
+    return {"encoder": state.critic["encoder"], "actor": state.actor}
 
 
 def noise_ladder(config: DrQConfig, iteration: jax.Array) -> jax.Array:

@@ -151,7 +151,13 @@ def make_ppo(config: PPOConfig, shapes: Shapes, steps: int, devices: int = 1) ->
         count = jnp.maximum(epochs * batches, 1)
         return state, {k: v / count for k, v in totals.items()}
 
-    return Agent("ppo", config.worlds, config.quiet, devices, init, begin, act, learn)
+    worlds, quiet = config.worlds, config.quiet
+    functions = (init, begin, act, learn, _policy)
+    return Agent("ppo", worlds, quiet, devices, *functions, "tanh")
+
+
+def _policy(state: PPOState) -> Params:
+    return {name: state.params[name] for name in ("encoder", "actor")}
 
 
 def rate_schedule(config: PPOConfig, updates: int) -> optax.Schedule:

@@ -19,7 +19,7 @@ import numpy as np
 from soler1_jax.common.errors import require_non_negative, require_positive
 from soler1_jax.common.progress import Bar
 from soler1_jax.common.run import Run, read_json, write_bytes, write_json
-from soler1_jax.rl import snapshot
+from soler1_jax.rl import policies, snapshot
 from soler1_jax.rl.train import Trainer
 from soler1_jax.rl.types import EpisodeRecord
 
@@ -43,6 +43,8 @@ class RunsConfig:
       iterations: episodes of all worlds that each job learns from.
       episodes: fresh episodes of each evaluation, at least.
       save_seconds: between two snapshots; 0 saves after every iteration.
+      keep_every: iterations between two policies that are kept under policies/; the
+        last one always is. None keeps none.
       stop_at: perceived success, a fraction, at which a group stops early: all its
         noise-free worlds must have reached it over the last `STOP_OVER` iterations.
         The truth plays no part. None never stops.
@@ -51,6 +53,7 @@ class RunsConfig:
     iterations: int
     episodes: int = 64
     save_seconds: float = 60.0
+    keep_every: int | None = None
     stop_at: float | None = None
 
     def __post_init__(self) -> None:
@@ -58,6 +61,8 @@ class RunsConfig:
         require_positive("iterations", self.iterations)
         require_positive("evaluation episodes", self.episodes)
         require_non_negative("seconds between snapshots", self.save_seconds)
+        if self.keep_every is not None:
+            require_positive("iterations between kept policies", self.keep_every)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,17 +161,21 @@ class _Group:
         """Measures, learns and measures again, from wherever it was left."""
         self._resume()
         self.trainer.compile(self.state, self.work)
-        history = self.history
+        history, config = self.history, self.config
         if not history.before:
             history.before = self._evaluate("before", keep)
             history.curves = [[] for _ in self.wanted]
             self._forget_later_lines()
         saved = time.monotonic()
-        while history.iteration < self.config.iterations and not self._enough():
+        while history.iteration < config.iterations and not self._enough():
             self._iterate()
-            if time.monotonic() - saved >= self.config.save_seconds:
+            if history.iteration % (config.keep_every or history.iteration + 1) == 0:
+                self._keep_policies()
+            if time.monotonic() - saved >= config.save_seconds:
                 snapshot.save(self.snapshot, self.state, dataclasses.asdict(history))
                 saved = time.monotonic()
+        if config.keep_every:
+            self._keep_policies()
         after = self._evaluate("after", keep)
         count = history.iteration
         return [
@@ -220,6 +229,20 @@ class _Group:
             np.mean([row["perceived_success"] for row in last]),
         )
         self.bar.update(self.shown + steps * len(self.wanted), note)
+
+    def _keep_policies(self) -> None:
+        agent, folder = self.trainer.agent, self.run.folder / "policies"
+        found = jax.device_get(agent.policy(self.state.agent))
+        for i, job in enumerate(self.wanted):
+            first = i * agent.devices
+            policy = policies.Policy(
+                job.task,
+                agent.activation,
+                self.trainer.policy_image,
+                jax.tree.map(lambda x, first=first: x[first], found),
+            )
+            name = f"{job.task}-seed{job.seed}-{self.history.iteration:04d}.npz"
+            policies.save(folder / name, policy)
 
     def _evaluate(self, stage: str, keep: Keep) -> list[dict[str, float]]:
         self.state, found, record = self.trainer.evaluate(

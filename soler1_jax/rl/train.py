@@ -24,7 +24,7 @@ from soler1_jax.common.errors import UserError, require_non_negative
 from soler1_jax.common.rewarder import Rewarder, TaskText
 from soler1_jax.rl import evaluate, shards
 from soler1_jax.rl.chunk import ChunkConfig, make_collect
-from soler1_jax.rl.types import Agent, Environment, EpisodeRecord
+from soler1_jax.rl.types import Agent, Environment, EpisodeRecord, shapes_of
 
 _RUNS = "run"
 
@@ -79,6 +79,7 @@ class Trainer:
         devices: Sequence[jax.Device],
     ):
         self.rewarder, self.agent, self.config = rewarder, agent, config
+        self.policy_image = shapes_of(env).image[0]
         grid = np.asarray(devices).reshape(-1, agent.devices)
         self.mesh = Mesh(grid, (_RUNS, shards.AXIS))
         self._whole = NamedSharding(self.mesh, PartitionSpec())

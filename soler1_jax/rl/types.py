@@ -60,6 +60,8 @@ class Agent(NamedTuple):
       act: (state, carry, Observation [B, ...], key) -> (carry, action [B, A], extras).
       learn: (state, Trajectory, key, enabled) -> (state, scalar metrics). With
         `enabled` (bool []) False the state must not change what it will ever do.
+      policy: state -> encoder and actor, for rl/policies.py; takes leading axes too.
+      activation: of the actor's hidden layers, "relu" or "tanh".
     """
 
     name: str
@@ -70,6 +72,8 @@ class Agent(NamedTuple):
     begin: Callable[[Any, jax.Array], Any]
     act: Callable[[Any, Any, Observation, jax.Array], tuple[Any, jax.Array, Any]]
     learn: Callable[[Any, Trajectory, jax.Array, jax.Array], tuple[Any, dict]]
+    policy: Callable[[Any], dict[str, Any]]
+    activation: str
 
 
 class Environment(Protocol):

@@ -27,6 +27,8 @@ LEVELS = (
 )
 # The level of a run that is told as if another task with the same noun had been set.
 OTHER_TASK = len(LEVELS)
+# The level of a run of a learned policy.
+POLICY = len(LEVELS) + 1
 MODES = (
     "expert",  # do the task
     "random",  # uniform actions, each held for a few steps

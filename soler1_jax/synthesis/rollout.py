@@ -1,4 +1,4 @@
-"""Rollouts of experts and of their mistakes, recorded inside one compiled function.
+"""Rollouts of experts, their mistakes and policies, recorded in one compiled function.
 
 B worlds, T frames, S pixels a side, F facts. Simulation, both views, id buffers and
 facts of a whole batch are one call; nothing goes to the host before it is done.
@@ -6,18 +6,23 @@ facts of a whole batch are one call; nothing goes to the host before it is done.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from soler1_jax.common.errors import UserError
 from soler1_jax.data.records import FACTS
 from soler1_jax.envs.base import Facts, State
 from soler1_jax.envs.model import GRIPPER_Q
 from soler1_jax.envs.scene import SceneParams
 from soler1_jax.envs.tabletop import STRIDE, Tabletop, TabletopConfig
 from soler1_jax.envs.tasks import table
+from soler1_jax.rl import policies
+from soler1_jax.rl.policies import Policy
+from soler1_jax.rl.types import observe
 from soler1_jax.synthesis import experts, mistakes
 from soler1_jax.synthesis.episodes import Recording
 from soler1_jax.synthesis.experts import Intent
@@ -26,10 +31,14 @@ from soler1_jax.synthesis.mistakes import MODES, Schedule
 Array = jax.Array
 # A world, and whether its act has passed the schedule's limit.
 Carry = tuple[State, Array]
+# (carry, control step) -> action float32 [4] and the carry's second part.
+Controller = Callable[[Carry, Array], tuple[Array, Array]]
 
 # A random action is held for so many control steps, or it would cancel itself out.
 HOLD_STEPS = 3
 RISE_M = 0.1
+# Standard deviations of the noise on a policy's actions; each run draws one.
+POLICY_NOISE = (0.0, 0.0, 0.3, 0.6)
 
 
 class Recorder:
@@ -40,16 +49,36 @@ class Recorder:
       frames: T.
       size: side of the frames in pixels.
       wrist: whether to render the wrist view.
+      policies: if there are any, they act in place of the experts.
     """
 
-    def __init__(self, stride: int, frames: int, size: int, wrist: bool):
-        self.env = Tabletop(TabletopConfig(views=(), episode_length=stride * frames))
+    def __init__(
+        self,
+        stride: int,
+        frames: int,
+        size: int,
+        wrist: bool,
+        policies: Sequence[Policy] = (),
+    ):
+        config = TabletopConfig(views=(), episode_length=stride * frames)
+        if policies:
+            config = TabletopConfig(
+                image_size=policies[0].image_size, episode_length=stride * frames
+            )
+        self.env = Tabletop(config)
         self.stride, self.frames, self.size, self.wrist = stride, frames, size, wrist
         self._table = table()
+        self._policies = _stack(policies)
+        self._activation = policies[0].activation if policies else ""
         self._record = jax.jit(jax.vmap(self._episode))
 
     def record(
-        self, key: Array, task: np.ndarray, level: np.ndarray, other: np.ndarray
+        self,
+        key: Array,
+        task: np.ndarray,
+        level: np.ndarray,
+        other: np.ndarray,
+        policy: np.ndarray,
     ) -> tuple[Recording, SceneParams]:
         """Runs one episode a world.
 
@@ -58,12 +87,13 @@ class Recorder:
           task: int32 [B], index into TASKS.
           level: int32 [B], index into LEVELS.
           other: int32 [B], a task with the same noun by which the run is judged too.
+          policy: int32 [B], which of the policies acts, if there are any.
 
         Returns:
           The recording and the worlds' scenes, both as numpy with leading B.
         """
         keys = jax.random.split(key, len(task))
-        seen, scene = jax.device_get(self._record(keys, task, level, other))
+        seen, scene = jax.device_get(self._record(keys, task, level, other, policy))
         recording = Recording(
             task=np.asarray(task),
             level=np.asarray(level),
@@ -78,25 +108,19 @@ class Recorder:
         return recording, scene
 
     def _episode(
-        self, key: Array, task: Array, level: Array, other: Array
+        self, key: Array, task: Array, level: Array, other: Array, policy: Array
     ) -> tuple[dict[str, Array], SceneParams]:
         keys = jax.random.split(key, 3)
         state = self.env.reset_task(keys[0], task)
-        steps = self.stride * (self.frames - 1)
-        schedule = mistakes.draw(keys[1], level, steps)
-        start = self.env.facts(state).gripper
         begun = self.env.assign(state, other).info["start"]
+        if self._policies is None:
+            act = self._expert(keys[1], keys[2], state, level)
+        else:
+            act = self._learned(keys[1], keys[2], policy)
 
         def control(carry: Carry, step: Array) -> tuple[Carry, None]:
-            state, tripped = carry
-            facts = self.env.facts(state)
-            tripped |= facts.act > schedule.limit
-            mode = mistakes.mode_at(schedule, step, tripped)
-            intent = intent_of(
-                facts, self._table, state.info["task"], schedule, start, mode
-            )
-            action = action_of(state, facts, intent, schedule, mode, step, keys[2])
-            return (self.env.step(state, action), tripped), None
+            action, tripped = act(carry, step)
+            return (self.env.step(carry[0], action), tripped), None
 
         def frame(carry: Carry, begin: Array) -> tuple[Carry, dict[str, Array]]:
             state = carry[0]
@@ -112,6 +136,41 @@ class Recorder:
         begins = self.stride * jnp.arange(self.frames)
         _, seen = jax.lax.scan(frame, (state, jnp.zeros((), bool)), begins)
         return seen, state.info["scene"]
+
+    def _expert(
+        self, draw_key: Array, noise_key: Array, start: State, level: Array
+    ) -> Controller:
+        """The script of a level, drawn for one world."""
+        steps = self.stride * (self.frames - 1)
+        schedule = mistakes.draw(draw_key, level, steps)
+        begin = self.env.facts(start).gripper
+
+        def act(carry: Carry, step: Array) -> tuple[Array, Array]:
+            state, tripped = carry
+            facts = self.env.facts(state)
+            tripped |= facts.act > schedule.limit
+            mode = mistakes.mode_at(schedule, step, tripped)
+            intent = intent_of(
+                facts, self._table, state.info["task"], schedule, begin, mode
+            )
+            action = action_of(state, facts, intent, schedule, mode, step, noise_key)
+            return action, tripped
+
+        return act
+
+    def _learned(self, draw_key: Array, noise_key: Array, policy: Array) -> Controller:
+        """One of the policies, with noise or without."""
+        params = jax.tree.map(lambda x: jnp.asarray(x)[policy], self._policies)
+        spread = jax.random.choice(draw_key, jnp.array(POLICY_NOISE))
+
+        def act(carry: Carry, step: Array) -> tuple[Array, Array]:
+            state, tripped = carry
+            seen = jax.tree.map(lambda x: x[None], observe(state.obs))
+            mean = policies.act(params, seen, self._activation)[0]
+            noise = jax.random.normal(jax.random.fold_in(noise_key, step), mean.shape)
+            return jnp.clip(mean + spread * noise, -1.0, 1.0), tripped
+
+        return act
 
     def _facts(self, state: State) -> Array:
         fixture = jnp.asarray(self._table.fixture)[state.info["task"]] >= 0
@@ -129,6 +188,24 @@ class Recorder:
             seen["wrist"] = image.rgb
             seen["wrist_semantic"] = self.env.semantic(image.segmentation, state)
         return seen
+
+
+def _stack(given: Sequence[Policy]) -> Any:
+    """All policies' weights in one tree with a leading axis; None without any.
+
+    Raises:
+      UserError: they are not of one kind.
+    """
+    if not given:
+        return None
+    kinds = {(p.activation, p.image_size) for p in given}
+    shapes = {str(jax.tree.map(np.shape, p.params)) for p in given}
+    if len(kinds) > 1 or len(shapes) > 1:
+        raise UserError(
+            "policies that act together are of one algorithm and size; got "
+            f"{len(kinds) * len(shapes)} kinds; make one data set for each"
+        )
+    return jax.tree.map(lambda *x: np.stack(x), *(p.params for p in given))
 
 
 def action_of(

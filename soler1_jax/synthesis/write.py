@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,12 +21,14 @@ from soler1_jax.common.progress import Bar
 from soler1_jax.common.run import Run, read_json
 from soler1_jax.data import records, source
 from soler1_jax.data.records import SPLITS, Episode
-from soler1_jax.envs.tasks import TASKS
+from soler1_jax.envs.tasks import TASKS, task_index
+from soler1_jax.rl import policies
+from soler1_jax.rl.policies import Policy
 from soler1_jax.synthesis import episodes, scenes
-from soler1_jax.synthesis.mistakes import LEVELS
+from soler1_jax.synthesis.mistakes import LEVELS, POLICY
 from soler1_jax.synthesis.rollout import Recorder
 
-_LEVEL_NAMES = (*LEVELS, "another task's")
+_LEVEL_NAMES = (*LEVELS, "another task's", "a policy's")
 # Progress labels are counted in bins of this many percent.
 _HISTOGRAM_PERCENT = 20
 
@@ -41,6 +44,8 @@ class SynthConfig:
       split: "train" or "unseen".
       mix: weights of the levels 0 .. 6.
       wrist: whether to store the wrist view.
+      policies: files of learned policies; if there are any, each run is one of theirs,
+        of the task it was learned for.
       worlds: episodes simulated at once; one shard.
       stride: control steps between two frames.
       frames: T, frames an episode.
@@ -52,6 +57,7 @@ class SynthConfig:
     split: str = "train"
     mix: tuple[float, ...] = (3, 2, 3, 3, 3, 3, 1)
     wrist: bool = True
+    policies: tuple[str, ...] = ()
     worlds: int = 64
     stride: int = 5
     frames: int = records.FRAMES
@@ -101,14 +107,21 @@ class Choice(NamedTuple):
     task: np.ndarray
     level: np.ndarray
     other: np.ndarray  # a task by which the run is judged too, or `task` again
+    policy: np.ndarray  # which of the policies acts, if there are any
 
 
-def choose(config: SynthConfig, shard: int) -> Choice:
+def choose(config: SynthConfig, shard: int, policies: Sequence[Policy] = ()) -> Choice:
     """Draws what a shard shows.
 
-    Families get equal shares, tasks within a family too; levels go by the mix.
+    Families get equal shares, tasks within a family too; levels go by the mix. Policies
+    get equal shares, each with its task.
     """
     rng = np.random.default_rng([config.seed, shard, SPLITS.index(config.split), 0])
+    if policies:
+        policy = rng.integers(len(policies), size=config.worlds)
+        task = [task_index(policies[i].task) for i in policy]
+        level = np.full(config.worlds, POLICY)
+        return _choice(rng, config.split, task, level, policy)
     families: dict[str, list[int]] = defaultdict(list)
     for index, task in enumerate(TASKS):
         if task.split == config.split:
@@ -119,8 +132,32 @@ def choose(config: SynthConfig, shard: int) -> Choice:
     task = [rng.choice(families[names[i % len(names)]]) for i in order]
     weights = np.array(config.mix) / sum(config.mix)
     level = rng.choice(len(weights), config.worlds, p=weights)
-    other = [rng.choice(others(int(i), config.split)) for i in task]
-    return Choice(*(np.array(row, np.int32) for row in (task, level, other)))
+    return _choice(rng, config.split, task, level, np.zeros_like(level))
+
+
+def _choice(
+    rng: np.random.Generator, split: str, task: Any, level: Any, policy: Any
+) -> Choice:
+    other = [rng.choice(others(int(i), split)) for i in task]
+    return Choice(*(np.array(row, np.int32) for row in (task, level, other, policy)))
+
+
+def load_policies(config: SynthConfig) -> list[Policy]:
+    """Reads the policies.
+
+    Raises:
+      UserError: one is damaged, or its task belongs to the other split.
+    """
+    found = [policies.load(Path(path)) for path in config.policies]
+    for path, policy in zip(config.policies, found, strict=True):
+        split = TASKS[task_index(policy.task)].split
+        if split != config.split:
+            raise UserError(
+                f"what is shown belongs to the split {config.split!r}; the policy "
+                f"{path} was learned for {policy.task}, which is {split!r}; "
+                "leave it out"
+            )
+    return found
 
 
 def others(task: int, split: str) -> list[int]:
@@ -146,6 +183,7 @@ def synthesise(folder: Path | str, config: SynthConfig) -> dict[str, Any]:
       UserError: the folder holds another data set or cannot be written.
     """
     folder = Path(folder)
+    actors = load_policies(config)
     run = Run(folder, "synth", config)
     if run.finished and (folder / "dataset_info.json").exists():
         return read_json(folder / "result.json")
@@ -158,10 +196,13 @@ def synthesise(folder: Path | str, config: SynthConfig) -> dict[str, Any]:
     done = config.episodes - sum(_length(config, i) for i in missing)
     began, made = time.monotonic(), 0
     if missing:
-        recorder = Recorder(config.stride, config.frames, config.size, config.wrist)
+        shape = (config.stride, config.frames, config.size, config.wrist)
+        recorder = Recorder(*shape, actors)
         with Bar("synth", config.episodes, "episodes", done) as bar:
             for index in missing:
-                size = source.write_shard(paths[index], _shard(recorder, config, index))
+                choice = choose(config, index, actors)
+                made_here = _shard(recorder, config, index, choice)
+                size = source.write_shard(paths[index], made_here)
                 made += _length(config, index)
                 bar.update(done + made)
                 run.log(done + made, {"shard": index, "bytes": size})
@@ -178,8 +219,9 @@ def _length(config: SynthConfig, shard: int) -> int:
     return min(config.worlds, config.episodes - shard * config.worlds)
 
 
-def _shard(recorder: Recorder, config: SynthConfig, shard: int) -> list[Episode]:
-    choice = choose(config, shard)
+def _shard(
+    recorder: Recorder, config: SynthConfig, shard: int, choice: Choice
+) -> list[Episode]:
     split = SPLITS.index(config.split)
     key = jax.random.fold_in(
         jax.random.fold_in(jax.random.key(config.seed), split), shard

@@ -18,7 +18,7 @@ from soler1_jax.model.functional import Functional
 from soler1_jax.model.presets import preset
 from soler1_jax.synthesis.corpus import corpus
 from soler1_jax.tokenizers.sentencepiece import Tokenizer, train_tokenizer
-from soler1_jax.training.memory import Remembered
+from soler1_jax.training.memory import Joined, Remembered
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,19 +69,21 @@ def model_config(start: Start, tokenizer: Tokenizer) -> ModelConfig:
     return dataclasses.replace(config, dtype=dtype)
 
 
-def open_episodes(folder: Path, start: Start) -> Remembered:
-    """Opens a data set and keeps in memory what was read.
+def open_episodes(folders: Sequence[Path], start: Start) -> Remembered:
+    """Opens data sets as one and keeps in memory what was read.
 
     Args:
-      folder: of the data set.
+      folders: of the data sets.
       start: the model, which may look through the wrist's camera or not.
 
     Raises:
-      UserError: the folder holds no complete data set.
+      UserError: a folder holds no complete data set.
     """
     # Any vocabulary will do: nothing but the views is asked for.
     config = start.config or preset(start.name, vocab_size=64)
-    return Remembered(open_source(folder), wrist=bool(config.wrist_size))
+    sources = [open_source(folder) for folder in folders]
+    whole = sources[0] if len(sources) == 1 else Joined(sources)
+    return Remembered(whole, wrist=bool(config.wrist_size))
 
 
 def find_tokenizer(

@@ -9,6 +9,27 @@ import numpy as np
 from soler1_jax.data.records import Episode
 
 
+class Joined(Sequence[Episode]):
+    """Several data sources, one after the other."""
+
+    def __init__(self, parts: Sequence[Sequence[Episode]]):
+        self._parts = parts
+        self._ends = np.cumsum([len(part) for part in parts])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, index: SupportsIndex) -> Episode:
+        """Episode `index`, counted through all parts."""
+        index = int(index)
+        part = int(np.searchsorted(self._ends, index, side="right"))
+        return self._parts[part][index - (self._ends[part - 1] if part else 0)]
+
+    def __repr__(self) -> str:
+        # grain compares this when it restores an iterator
+        return f"Joined({', '.join(map(repr, self._parts))})"
+
+
 class Remembered(Sequence[Episode]):
     """A data source that reads each episode from disk only once.
 

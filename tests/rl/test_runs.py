@@ -1,5 +1,6 @@
 """Jobs from start to result, and a killed command that continues."""
 
+import dataclasses
 import json
 
 import jax
@@ -8,6 +9,7 @@ import pytest
 
 from soler1_jax.common.run import Run
 from soler1_jax.reward import baselines
+from soler1_jax.rl import policies
 from soler1_jax.rl.chunk import ChunkConfig
 from soler1_jax.rl.drqv2 import DrQConfig, make_drqv2
 from soler1_jax.rl.runs import Job, RunsConfig, run_jobs
@@ -35,6 +37,19 @@ def lines(run: Run) -> list[dict]:
 def without_times(rows: list[dict]) -> list[dict]:
     timed = ("seconds", "learning_seconds")
     return [{k: v for k, v in row.items() if k not in timed} for row in rows]
+
+
+def test_policies_are_kept_on_the_way(trainer, tmp_path):
+    run = Run(tmp_path, "rl", {})
+    run_jobs(trainer, JOBS, dataclasses.replace(CONFIG, keep_every=3), run)
+    kept = policies.find((tmp_path / "policies",))
+    ends = [f"{j.task}-seed{j.seed}-{i:04d}.npz" for j in JOBS for i in (3, 4)]
+    assert sorted(path.name for path in kept) == sorted(ends)
+    early, late = (policies.load(tmp_path / "policies" / name) for name in ends[:2])
+    assert early.task == "reach" and early.image_size == 16
+    assert np.abs(early.params["actor"][0]["weight"]).sum() > 0
+    moved = early.params["actor"][0]["weight"] - late.params["actor"][0]["weight"]
+    assert np.abs(moved).max() > 0
 
 
 def test_a_killed_command_continues_to_the_same_result(trainer, tmp_path, monkeypatch):

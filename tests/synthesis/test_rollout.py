@@ -35,7 +35,9 @@ def tasks():
 
 def record(recorder, tasks, level, seed=0):
     levels = np.full(len(tasks), LEVELS.index(level), np.int32)
-    return recorder.record(jax.random.key(seed), tasks, levels, opposite(tasks))[0]
+    nobody = np.zeros_like(levels)
+    key = jax.random.key(seed)
+    return recorder.record(key, tasks, levels, opposite(tasks), nobody)[0]
 
 
 def opposite(tasks):

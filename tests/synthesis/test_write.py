@@ -6,15 +6,19 @@ The simulator is replaced by a made-up recorder where only the bookkeeping is me
 import itertools
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 
 from soler1_jax.common.errors import UserError
 from soler1_jax.data import records, source
 from soler1_jax.envs.tasks import TASKS, UNSEEN_NOUNS, task_index
+from soler1_jax.rl.policies import Policy, save
+from soler1_jax.rl.ppo import PPOConfig, make_ppo
+from soler1_jax.rl.types import Shapes
 from soler1_jax.synthesis import corpus, write
 from soler1_jax.synthesis.episodes import Recording
-from soler1_jax.synthesis.mistakes import OTHER_TASK
+from soler1_jax.synthesis.mistakes import OTHER_TASK, POLICY
 
 SIZE = 16
 
@@ -24,13 +28,11 @@ class MadeUp:
 
     calls = 0
 
-    def __init__(self, stride, frames, size, wrist):
+    def __init__(self, stride, frames, size, wrist, policies):
         self.frames, self.size, self.wrist = frames, size, wrist
 
-    def record(self, key, task, level, other):
+    def record(self, key, task, level, other, policy):
         MadeUp.calls += 1
-        import jax
-
         rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).tolist())
         shape = (len(task), self.frames, self.size, self.size)
         facts = rng.uniform(-0.3, 0.3, (*shape[:2], len(records.FACTS)))
@@ -131,7 +133,7 @@ def test_families_get_equal_shares_and_levels_follow_the_mix():
     settings = config(worlds=120, mix=(1, 0, 0, 0, 0, 0, 3))
     families, levels = [], []
     for shard in range(10):
-        task, level, _ = write.choose(settings, shard)
+        task, level, *_ = write.choose(settings, shard)
         families += [TASKS[t].family for t in task]
         levels += level.tolist()
     counts = {f: families.count(f) for f in set(families)}
@@ -195,6 +197,31 @@ def test_runs_are_retold_with_the_same_picture_and_another_verb(tmp_path, made_u
 def test_runs_for_evaluation_are_not_retold():
     chosen = write.choose(config(split="unseen"), 0)
     np.testing.assert_array_equal(chosen.task, chosen.other)
+
+
+def test_policies_show_the_task_they_were_learned_for(tmp_path, made_up):
+    names = ("lift-red-ball", "open-drawer")
+    paths = []
+    for name in names:
+        paths.append(tmp_path / f"{name}.npz")
+        save(paths[-1], policy_for(name))
+    settings = config(episodes=32, policies=tuple(map(str, paths)))
+    write.synthesise(tmp_path / "data", settings)
+    told = episodes_of(tmp_path / "data")
+    runs = [e for e in told if not e.name.endswith("-other")]
+    assert {e.level for e in runs} == {POLICY} and len(runs) == 32
+    assert {e.task for e in runs} == set(names)
+    save(paths[0], policy_for("close-drawer"))
+    with pytest.raises(UserError, match="unseen"):
+        write.synthesise(tmp_path / "other", settings)
+    assert not (tmp_path / "other").exists()
+
+
+def policy_for(task):
+    """A policy of random weights."""
+    agent = make_ppo(PPOConfig(hidden=8), Shapes((8, 8, 3), 2, 4), 40)
+    params = jax.device_get(agent.policy(agent.init(jax.random.key(0))))
+    return Policy(task, agent.activation, 8, params)
 
 
 @pytest.mark.parametrize(

@@ -131,6 +131,6 @@ def test_unknown_models_and_missing_data_are_refused(tmp_path):
     with pytest.raises(UserError, match="nano"):
         materials.starting_point("nanoo")
     with pytest.raises(UserError, match="data folder"):
-        materials.open_episodes(tmp_path, materials.Start("nano"))
+        materials.open_episodes((tmp_path,), materials.Start("nano"))
     with pytest.raises(UserError):
         materials.load_start(tmp_path)
