@@ -4,8 +4,8 @@
 
 Synthesises training episodes, held-out episodes of the same tasks to choose
 checkpoints by, and episodes of unseen tasks, by which nothing is chosen; trains the
-tokenizer; then teaches the model to see, to compare frames and to state progress, and
-improves it with verifiable rewards.
+tokenizer; teaches the model to see, to compare frames and to state progress; then sets
+policies against it on trained tasks and teaches it what they found.
 Hardware: one CPU core; figures and wall time of the shipped weights are in
 soler1_jax/reward/weights/nano/metadata.json. Every part continues if it was killed.
 """
@@ -14,10 +14,29 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import tyro
+
+# Of each family of motion one or two, none of them kept for evaluation.
+ATTACKS = (
+    "reach-red-ball",
+    "touch-blue-ball",
+    "reach-orange-cube",
+    "touch-red-cylinder",
+    "push-left-green-cube",
+    "push-right-red-ball",
+    "push-away-blue-cylinder",
+    "push-near-yellow-cube",
+    "lift-green-ball",
+    "open-drawer",
+    "close-door",
+    "slide-window-right",
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,90 +57,149 @@ class Args:
     """Steps of learning to see."""
     compare_steps: int = 150
     """Steps of questions."""
-    progress_steps: int = 5500
+    progress_steps: int = 6000
     """Steps of progress queries."""
-    improve_steps: int = 40
-    """Steps of reinforcement learning; 0 for none."""
+    attack_tasks: tuple[str, ...] = ATTACKS
+    """Trained tasks on which policies are set against the model; none for no attack."""
+    attack_iterations: int = 15
+    """Learning iterations of each of those policies."""
+    attack_episodes: int = 2048
+    """Runs of those policies for training."""
+    attack_steps: int = 1500
+    """Steps of progress queries with these runs among the data."""
+    improve_steps: int = 0
+    """Steps of reinforcement learning from verifiable rewards; 0 for none."""
     seed: int = 0
     """Of everything."""
     ship: bool = False
     """Put the model where the package looks for its default weights."""
 
 
-EXAM_SEED, TEST_SEED = 10_000, 20_000
+EXAM_SEED, TEST_SEED, ATTACK_SEED, ATTACK_EXAM_SEED = 10_000, 20_000, 30_000, 40_000
+KEEP_EVERY = 5
+# The weights are nearly right by then.
+ATTACK_RATE = 4e-4
 
 
 def main(args: Args) -> None:
     """Makes the model; prints where it is and how good."""
     began = time.monotonic()
-    from soler1_jax.cli import rlvr, sft, synth
+    from soler1_jax.cli import rlvr
 
     for name, count, split, seed in (
         ("train", args.episodes, "train", args.seed),
         ("exam", args.exam_episodes, "train", args.seed + EXAM_SEED),
         ("test", args.test_episodes, "unseen", args.seed + TEST_SEED),
     ):
-        synth.run(
-            synth.Args(
-                out=args.data / name,
-                episodes=count,
-                split=split,
-                seed=seed,
-            )
+        synthesise(args, name, count, split=split, seed=seed)
+    teach(args, "see", "nano", perception_steps=args.perception_steps)
+    stages = {"ask": teach(args, "ask", "see", **asking(args))}
+    exams = [args.data / "exam"]
+    if args.attack_tasks:
+        attack(args, stages["ask"] / "model")
+        exams.append(args.data / "attack_exam")
+        stages["attack"] = teach(
+            args,
+            "attack",
+            "ask",
+            progress_steps=args.attack_steps,
+            more_data=(args.data / "attack",),
+            exam=tuple(exams),
+            learning_rate=ATTACK_RATE,
         )
-    folders = {name: args.out / name for name in ("see", "ask", "improve")}
-    sft.run(
-        sft.Args(
-            data=args.data / "train",
-            out=folders["see"],
-            perception_steps=args.perception_steps,
-            compare_steps=0,
-            progress_steps=0,
-            seed=args.seed,
-        )
-    )
-    sft.run(
-        sft.Args(
-            model=str(folders["see"] / "model"),
-            data=args.data / "train",
-            exam=args.data / "exam",
-            exam_episodes=args.exam_episodes,
-            out=folders["ask"],
-            perception_steps=0,
-            compare_steps=args.compare_steps,
-            progress_steps=args.progress_steps,
-            save_every=500,
-            watch_every=500,
-            seed=args.seed,
-        )
-    )
-    stages = {"ask": folders["ask"]}
     if args.improve_steps:
-        stages["improve"] = folders["improve"]
+        last = list(stages.values())[-1]
+        stages["improve"] = args.out / "improve"
         rlvr.run(
             rlvr.Args(
-                model=folders["ask"] / "model",
+                model=last / "model",
                 data=args.data / "train",
-                exam=args.data / "exam",
+                exam=tuple(exams),
                 exam_episodes=args.exam_episodes,
-                out=folders["improve"],
+                out=stages["improve"],
                 steps=args.improve_steps,
                 seed=args.seed + 1,
             )
         )
-    publish(args, stages, time.monotonic() - began)
+    publish(args, stages, exams, time.monotonic() - began)
 
 
-def publish(args: Args, stages: dict[str, Path], seconds: float) -> None:
-    """Tests the model of each stage and writes the better one with its figures."""
+def synthesise(args: Args, name: str, count: int, **settings: Any) -> None:
+    """Makes a data set."""
+    from soler1_jax.cli import synth
+
+    synth.run(synth.Args(out=args.data / name, episodes=count, **settings))
+
+
+def asking(args: Args) -> dict[str, Any]:
+    """Settings of the stage in which the model is asked."""
+    return {
+        "compare_steps": args.compare_steps,
+        "progress_steps": args.progress_steps,
+        "exam": (args.data / "exam",),
+    }
+
+
+def teach(args: Args, name: str, start: str, **settings: Any) -> Path:
+    """Runs a supervised stage; returns its folder.
+
+    Args:
+      args: of the whole recipe.
+      name: of the stage and of its folder.
+      start: the stage to begin with, or a preset.
+      settings: of `sft.Args` where they are not the same in all stages.
+    """
+    from soler1_jax.cli import sft
+
+    before = args.out / start / "model"
+    steps = {f"{stage}_steps": 0 for stage in ("perception", "compare", "progress")}
+    sft.run(
+        sft.Args(
+            model=str(before) if before.exists() else start,
+            data=args.data / "train",
+            out=args.out / name,
+            exam_episodes=args.exam_episodes,
+            seed=args.seed,
+            **(steps | settings),
+        )
+    )
+    return args.out / name
+
+
+def attack(args: Args, model: Path) -> None:
+    """Sets policies against the model and makes data of what they do.
+
+    Policies find what the data lack: states that look like success and are none. They
+    are learned on trained tasks only, so unseen tasks stay unseen.
+    """
+    policies = args.out / "policies"
+    command = ["rl", "--task", *args.attack_tasks, "--rewarder", model]
+    command += ["--out", policies, "--iterations", args.attack_iterations]
+    command += ["--keep-every", KEEP_EVERY, "--seed", args.seed, "--devices", 1]
+    # In its own process: how many devices a CPU has is settled once.
+    main = "from soler1_jax.cli import main; main()"
+    subprocess.run([sys.executable, "-c", main, *map(str, command)], check=True)
+    for name, count, seed in (
+        ("attack", args.attack_episodes, args.seed + ATTACK_SEED),
+        ("attack_exam", args.exam_episodes, args.seed + ATTACK_EXAM_SEED),
+    ):
+        kept = (policies / "policies",)
+        synthesise(args, name, count, seed=seed, policies=kept)
+
+
+def publish(
+    args: Args, stages: dict[str, Path], exams: list[Path], seconds: float
+) -> None:
+    """Tests the model of each stage and writes the best one with its figures."""
     from soler1_jax.checkpoints.store import load_metadata, load_model, save_model
     from soler1_jax.common.run import command_line, environment, read_json, write_json
     from soler1_jax.training import materials
 
-    merits = {n: read_json(p / "best.json")["merit"] for n, p in stages.items()}
-    chosen = max(merits, key=lambda name: merits[name])
-    test = materials.exam_episodes(args.data / "test", args.test_episodes)
+    held_out = materials.exam_episodes(exams, args.exam_episodes)
+    test = materials.exam_episodes([args.data / "test"], args.test_episodes)
+    exam = {name: examine(path / "model", held_out) for name, path in stages.items()}
     figures = {name: examine(path / "model", test) for name, path in stages.items()}
+    chosen = min(exam, key=lambda name: exam[name]["mae_glance"])
     config, params, tokenizer = load_model(stages[chosen] / "model")
     metadata = {
         "command": f"python experiments/nano.py (here: {command_line()})",
@@ -129,11 +207,12 @@ def publish(args: Args, stages: dict[str, Path], seconds: float) -> None:
         "environment": environment(),
         "seconds_this_time": round(seconds, 1),
         "seconds": {
-            name: read_json(path / "result.json")["wall_seconds"]
-            for name, path in stages.items()
+            path.name: read_json(path / "result.json")["wall_seconds"]
+            for path in sorted(args.out.iterdir())
+            if (path / "result.json").exists()
         },
-        "chosen": chosen,
-        "chosen_by_pearson_of_glance_on_exam": merits,
+        "chosen_by_mae_of_glance_on_exam": chosen,
+        "exam": exam,
         "unseen_test": figures,
         "trained": load_metadata(stages[chosen] / "model"),
     }

@@ -22,10 +22,10 @@ class Args:
     """Training data set, made by `soler1 synth`."""
     out: Path
     """Run folder."""
-    exam: Path | None = None
-    """Held-out data set; the model is examined on it and the best one kept."""
+    exam: tuple[Path, ...] = ()
+    """Held-out data sets; the model is examined on them and the best one kept."""
     exam_episodes: int = 64
-    """Episodes in an examination."""
+    """Episodes of each of them in an examination."""
     steps: int = 60
     """Steps, each on new samples."""
     learning_rate: float = 1e-4

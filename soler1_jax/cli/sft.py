@@ -21,10 +21,10 @@ class Args:
     """Run folder."""
     more_data: tuple[Path, ...] = ()
     """Further data sets, joined to the first."""
-    exam: Path | None = None
-    """Held-out data set; the model is examined on it and the best one kept."""
+    exam: tuple[Path, ...] = ()
+    """Held-out data sets; the model is examined on them and the best one kept."""
     exam_episodes: int = 64
-    """Episodes in an examination."""
+    """Episodes of each of them in an examination."""
     model: str = "nano"
     """Preset, or a model folder to start from."""
     tokenizer: Path | None = None

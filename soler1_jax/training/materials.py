@@ -104,17 +104,15 @@ def find_tokenizer(
     return Tokenizer(path or own)
 
 
-def exam_episodes(folder: Path | None, count: int) -> list[Episode]:
-    """The first episodes of a data set; none without a folder.
+def exam_episodes(folders: Sequence[Path], count: int) -> list[Episode]:
+    """The first `count` episodes of each data set.
 
     Raises:
-      UserError: the folder holds no complete data set.
+      UserError: a folder holds no complete data set.
     """
-    if folder is None:
-        return []
     require_positive("--exam-episodes", count)
-    source = open_source(folder)
-    return [source[i] for i in range(min(count, len(source)))]
+    sources = [open_source(folder) for folder in folders]
+    return [s[i] for s in sources for i in range(min(count, len(s)))]
 
 
 def make_mesh(shape: str | None) -> Mesh:

@@ -121,6 +121,18 @@ def test_memory_reads_each_episode_once(episodes):
     assert small[0].name == small[0].name and Counting.reads == 3
 
 
+def test_several_data_sets_are_read_as_one(data_folder, episodes):
+    start = materials.Start("micro")
+    joined = materials.open_episodes((data_folder, data_folder), start)
+    assert len(joined) == 16
+    names = [joined[i].name for i in range(16)]
+    assert names == 2 * [e.name for e in episodes]
+    with pytest.raises(IndexError):
+        joined[16]
+    exam = materials.exam_episodes((data_folder, data_folder), 3)
+    assert [e.name for e in exam] == 2 * names[:3]
+
+
 @pytest.mark.parametrize("shape", ["2", "a,b,c", "7,1,1"])
 def test_impossible_meshes_are_refused(shape):
     with pytest.raises(UserError, match="mesh"):
