@@ -71,7 +71,7 @@ def clear_finished(folder: Path) -> None:
             f"--out is emptied before a new run; {folder} holds something else; "
             "choose another"
         )
-    for name in ("groups", "episodes"):
+    for name in ("groups", "episodes", "policies"):
         shutil.rmtree(folder / name, ignore_errors=True)
     for name in ("metrics.jsonl", "report.html", "result.json", "config.json"):
         (folder / name).unlink(missing_ok=True)
