@@ -63,9 +63,9 @@ class Args:
     """Trained tasks on which policies are set against the model; none for no attack."""
     attack_iterations: int = 15
     """Learning iterations of each of those policies."""
-    attack_episodes: int = 2048
+    attack_episodes: int = 4096
     """Runs of those policies for training."""
-    attack_steps: int = 1500
+    attack_steps: int = 1800
     """Steps of progress queries with these runs among the data."""
     improve_steps: int = 0
     """Steps of reinforcement learning from verifiable rewards; 0 for none."""

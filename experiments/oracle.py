@@ -76,7 +76,7 @@ def main(args: Args) -> None:
                 seeds=args.seeds,
                 iterations=args.iterations or _ITERATIONS[algo],
                 parallel=args.parallel,
-                stop_at=0.92,
+                stop_at=0.96,
             )
         )
         groups = sorted((folder / "groups").glob("*.json"))
