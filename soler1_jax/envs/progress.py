@@ -1,8 +1,9 @@
 """Ground truth of a world: geometry, contacts, staged progress and success.
 
 Everything is geometric and measured from the simulator's poses. Progress goes through
-two or three stages (paper section 3.2): *reach* the thing, *grasp* it where the task
-needs it, *act* on it. With fractions in [-1, 1], all 0 at the start,
+two or three stages (paper section 3.2): *reach* the thing (what is pushed, at the side
+from which it is driven), *grasp* it where the task needs it, *act* on it. With
+fractions in [-1, 1], all 0 at the start,
 
     progress = 100 * (w_r * max(reach, act) + w_g * max(grasp, act) + w_a * act)
 
@@ -19,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from soler1_jax.envs import fixtures, model
+from soler1_jax.envs import model
 from soler1_jax.envs.base import Facts
 from soler1_jax.envs.engine import mjx
 from soler1_jax.envs.scene import SceneParams
@@ -128,8 +129,16 @@ def _box_gaps(data: mjx.Data, scene: SceneParams, tips: Array) -> tuple[Array, A
     return gaps, opposite & (gaps < TOUCHING).all(axis=0)
 
 
-def _handle(data: mjx.Data, scene: SceneParams) -> tuple[Array, Array, Array]:
-    """Return centre, motion per travel (unit vector) and half extents of the handle."""
+class _Handle(NamedTuple):
+    """Centre, motion per travel (unit vector), half extents and axes of a handle."""
+
+    center: Array
+    motion: Array
+    size: Array
+    mat: Array
+
+
+def _handle(data: mjx.Data, scene: SceneParams) -> _Handle:
     ids = model.ids()
     slides = scene.slide_kind > 0
     index = jnp.where(slides, ids.geom["slide_handle"], ids.geom["hinge_handle"])
@@ -138,19 +147,27 @@ def _handle(data: mjx.Data, scene: SceneParams) -> tuple[Array, Array, Array]:
     joint = ids.joint["hinge"]
     around = jnp.cross(data.xaxis[joint], center - data.xanchor[joint])
     around = around / (jnp.linalg.norm(around) + 1e-9)
-    return center, jnp.where(slides, along, around), scene.geom_size[index]
+    motion = jnp.where(slides, along, around)
+    mat = data.geom_xmat[index].reshape(3, 3)
+    return _Handle(center, motion, scene.geom_size[index], mat)
 
 
-def _target(
-    row: TaskTable, scene: SceneParams, center: Array, handle: Array, size: Array
-) -> Array:
-    """Return the point the gripper must reach [3]."""
+def _target(row: TaskTable, center: Array, half: Array, handle: _Handle) -> Array:
+    """Return the point the gripper must reach [3].
+
+    What is to be moved is reached at the side from which it is driven.
+    """
+    is_fixture = row.fixture >= 0
     lift = jnp.where(row.family == _FAMILY["reach"], HOVER, 0.0)
     above = center + lift * jnp.asarray([0.0, 0.0, 1.0])
-    button = scene.slide_kind == fixtures.SLIDES.index("button")
-    top = jnp.where(button, size[2] + model.TIP_RADIUS, 0.0)
-    grip = handle + top * jnp.asarray([0.0, 0.0, 1.0])
-    return jnp.where(row.fixture >= 0, grip, above)
+    push = jnp.append(row.push, 0.0)
+    way = jnp.where(is_fixture, handle.motion * row.direction, push)
+    local = jnp.where(is_fixture, handle.mat.T @ way, push)
+    size = jnp.where(is_fixture, handle.size, half)
+    # Closed fingers are two tips wide in x.
+    room = jnp.dot(jnp.abs(local), size) + model.TIP_RADIUS * (1 + jnp.abs(way[0]))
+    drives = jnp.any(way != 0)
+    return jnp.where(is_fixture, handle.center, above) - drives * room * way
 
 
 def _geometry(data: mjx.Data, scene: SceneParams, row: TaskTable) -> _Geometry:
@@ -160,8 +177,8 @@ def _geometry(data: mjx.Data, scene: SceneParams, row: TaskTable) -> _Geometry:
     objects = jnp.stack([data.xpos[ids.body[f"object{i}"]] for i in range(2)])
     plate = data.xpos[ids.body["plate"]] + jnp.asarray([0.0, 0.0, 0.002])
     gaps, held = _box_gaps(data, scene, tips)
-    handle, motion, size = _handle(data, scene)
-    target = _target(row, scene, objects[0], handle, size)
+    handle = _handle(data, scene)
+    target = _target(row, objects[0], scene.half[0], handle)
     joints = scene.jnt_range
     return _Geometry(
         gripper=gripper,
@@ -171,9 +188,9 @@ def _geometry(data: mjx.Data, scene: SceneParams, row: TaskTable) -> _Geometry:
         plate=plate,
         slide=_fraction(data.qpos[model.SLIDE_Q], joints[ids.joint["slide"]]),
         hinge=_fraction(data.qpos[model.HINGE_Q], joints[ids.joint["hinge"]]),
-        handle=handle,
-        handle_motion=motion,
-        handle_size=size,
+        handle=handle.center,
+        handle_motion=handle.motion,
+        handle_size=handle.size,
         target=target,
         distance=jnp.linalg.norm(gripper - target),
         gaps=gaps.min(axis=0),

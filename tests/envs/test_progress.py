@@ -182,3 +182,37 @@ def test_the_handle_moves_the_way_the_facts_say():
         step = np.array(far.handle - near.handle)
         step /= np.linalg.norm(step, axis=-1, keepdims=True)
         np.testing.assert_allclose(step, near.handle_motion, atol=0.02)
+
+
+DRIVEN = {
+    "push-left-red-cube": _pushed((-1, 0), 0.01),
+    "push-away-red-cube": _pushed((0, 1), 0.01),
+    "close-drawer": lambda state: _travel(state, "slide", 0.45),
+    "open-drawer": lambda state: _travel(state, "slide", 0.55),
+    "slide-window-left": lambda state: _travel(state, "slide", 0.45),
+    "press-button": lambda state: _travel(state, "slide", 0.55),
+    "open-door": lambda state: _travel(state, "hinge", 0.55),
+    "close-lid": lambda state: _travel(state, "hinge", 0.45),
+}
+
+
+@pytest.mark.parametrize("name", DRIVEN)
+def test_a_thing_is_reached_at_the_side_from_which_it_is_driven(name):
+    state = _start(name)
+    for joint in ("slide", "hinge"):
+        qpos = _with(state, _travel(state, joint, 0.5))
+        state = state.replace(data=state.data.replace(qpos=qpos))
+    before = FACTS(state, state.data.qpos)
+    after = FACTS(state, _with(state, DRIVEN[name](state)))
+    pushed = "push" in name
+    thing = np.array(before.objects[:, 0] if pushed else before.handle)
+    moved = np.array(after.objects[:, 0] if pushed else after.handle) - thing
+    way = moved / np.linalg.norm(moved, axis=-1, keepdims=True)
+    stand = np.array(before.target) - thing
+    behind = -np.sum(stand * way, axis=-1)
+    assert np.all(behind > model.TIP_RADIUS)
+    np.testing.assert_allclose(behind, np.linalg.norm(stand, axis=-1), atol=2e-3)
+    there = FACTS(state, _with(state, {GRIPPER: thing + stand}))
+    ahead = FACTS(state, _with(state, {GRIPPER: thing - stand}))
+    np.testing.assert_allclose(there.reach, 1.0)
+    assert np.all(ahead.reach < there.reach)
