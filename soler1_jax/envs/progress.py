@@ -48,7 +48,7 @@ class _Stages(NamedTuple):
 
 
 _STAGES = {
-    "reach": _Stages(0.0, 0.0, 1.0, 0.03),
+    "reach": _Stages(0.0, 0.0, 1.0, 0.04),
     "touch": _Stages(0.0, 0.0, 1.0, 0.03),
     "push": _Stages(0.35, 0.0, 0.65, 0.04),
     "lift": _Stages(0.3, 0.15, 0.55, 0.02),
