@@ -61,7 +61,7 @@ class Args:
     """Steps of progress queries."""
     attack_tasks: tuple[str, ...] = ATTACKS
     """Trained tasks on which policies are set against the model; none for no attack."""
-    attack_iterations: int = 15
+    attack_iterations: int = 30
     """Learning iterations of each of those policies."""
     attack_episodes: int = 4096
     """Runs of those policies for training."""
@@ -76,7 +76,7 @@ class Args:
 
 
 EXAM_SEED, TEST_SEED, ATTACK_SEED, ATTACK_EXAM_SEED = 10_000, 20_000, 30_000, 40_000
-KEEP_EVERY = 5
+KEEP_EVERY = 10
 # The weights are nearly right by then.
 ATTACK_RATE = 4e-4
 

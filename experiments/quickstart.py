@@ -36,8 +36,8 @@ class Args:
     """Policies a task."""
     seed: int = 0
     """The first seed."""
-    iterations: int = 36
-    """Episodes of all 128 worlds that each policy learns from."""
+    iterations: int = 72
+    """Episodes of all 64 worlds that each policy learns from."""
     oracle: bool = True
     """Train once more with the true progress, as the upper bound."""
 

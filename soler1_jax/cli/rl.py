@@ -33,9 +33,9 @@ class Args:
     seed: int = 0
     """The first seed; the others follow."""
     iterations: int | None = None
-    """Episodes of all worlds to learn from; 80 for ppo and 32 for drqv2 by default."""
+    """Episodes of all worlds to learn from; 160 for ppo and 32 for drqv2 by default."""
     worlds: int | None = None
-    """Episodes at once; 128 for ppo and 32 for drqv2 by default."""
+    """Episodes at once; 64 for ppo and 32 for drqv2 by default."""
     batch: int | None = None
     """Samples in a gradient step; 320 for ppo and 128 for drqv2 by default."""
     every: int = 5
@@ -63,7 +63,7 @@ class Args:
 
 
 _EPISODE = 40
-_ITERATIONS = {"drqv2": 32, "ppo": 80}
+_ITERATIONS = {"drqv2": 32, "ppo": 160}
 _KEPT = 3
 _ORACLE_STOP = 0.95
 
