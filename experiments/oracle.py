@@ -46,6 +46,7 @@ class Args:
 
     task: tuple[str, ...] = (
         "reach-red-cube",
+        "touch-red-cube",
         "close-drawer",
         "press-button",
         "push-left-red-cube",

@@ -37,7 +37,7 @@ class Args:
     worlds: int | None = None
     """Episodes at once; 64 for ppo and 32 for drqv2 by default."""
     batch: int | None = None
-    """Samples in a gradient step; 320 for ppo and 128 for drqv2 by default."""
+    """Samples in a gradient step; 320 for ppo and 64 for drqv2 by default."""
     every: int = 5
     """Control steps between two questions to the rewarder; divides the episode's 40."""
     readout: Literal["greedy", "sampled", "expected", "glance"] = "glance"

@@ -26,7 +26,8 @@ Array = jax.Array
 
 STRIDE = 0.03
 LEAD = 0.06
-REACH_LOW = (-0.26, -0.24, 0.016)
+# So high that fingers cannot slip under a handle, so low that they grip any object.
+REACH_LOW = (-0.26, -0.24, 0.024)
 REACH_HIGH = (0.26, 0.22, 0.26)
 SQUEEZE = 0.015
 TABLE_EDGE = 0.28

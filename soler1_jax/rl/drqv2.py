@@ -53,8 +53,8 @@ class DrQConfig:
 
     worlds: int = 32
     updates: int = 160
-    batch: int = 128
-    learning_rate: float = 5e-4
+    batch: int = 64
+    learning_rate: float = 7e-4
     discount: float = 0.9
     horizon: int = 3
     tau: float = 0.01
