@@ -216,7 +216,8 @@ def _agent_config(args: Args) -> Any:
     if args.algo == "drqv2":
         # The ring never needs more slots than there are iterations.
         return DrQConfig(**given, capacity=min(iterations(args), DrQConfig.capacity))
-    return PPOConfig(**given, decay=iterations(args))
+    quiet = min(PPOConfig.quiet, given.get("worlds", PPOConfig.worlds) // 2)
+    return PPOConfig(**given, quiet=quiet, decay=iterations(args))
 
 
 def make_trainer(args: Args, rewarder: str, parallel: int, devices: int) -> Any:

@@ -23,7 +23,7 @@ from soler1_jax.rl import policies, snapshot
 from soler1_jax.rl.train import Trainer
 from soler1_jax.rl.types import EpisodeRecord
 
-STOP_OVER = 4
+STOP_OVER = 8
 
 
 class Job(NamedTuple):
