@@ -178,7 +178,10 @@ def attack(args: Args, model: Path) -> None:
     command += ["--keep-every", KEEP_EVERY, "--seed", args.seed, "--devices", 1]
     # In its own process: how many devices a CPU has is settled once.
     main = "from soler1_jax.cli import main; main()"
-    subprocess.run([sys.executable, "-c", main, *map(str, command)], check=True)
+    done = subprocess.run([sys.executable, "-c", main, *map(str, command)])
+    if done.returncode:
+        # It has said why.
+        sys.exit(done.returncode)
     for name, count, seed in (
         ("attack", args.attack_episodes, args.seed + ATTACK_SEED),
         ("attack_exam", args.exam_episodes, args.seed + ATTACK_EXAM_SEED),

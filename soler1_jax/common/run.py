@@ -3,10 +3,12 @@
 `config.json` what was asked, `env.json` versions and device, `metrics.jsonl` one JSON
 object a line, `result.json` the headline figures, written last. Files are replaced
 atomically, so a killed command leaves either the old or the new one. Running the same
-command again continues; running another one in the same folder is refused.
+command again continues; running another one in the same folder is refused, and so is
+a second process while the first is still at it.
 """
 
 import dataclasses
+import fcntl
 import importlib.metadata
 import json
 import os
@@ -15,7 +17,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from soler1_jax.common.errors import UserError, disk_errors
 
@@ -77,7 +79,8 @@ class Run:
       may_change: keys that a continued run may have different (a larger step count).
 
     Raises:
-      UserError: the folder holds another run, or cannot be written.
+      UserError: the folder holds another run, is being written by another process, or
+        cannot be written.
     """
 
     def __init__(
@@ -96,6 +99,7 @@ class Run:
         config = json.loads(json.dumps({"command": command, **config}, default=_plain))
         with disk_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
+            _hold(self.folder)
         self.resumed = self._check(config, may_change)
         write_json(self.folder / "config.json", config)
         if not self.resumed:
@@ -136,6 +140,28 @@ class Run:
     def finished(self) -> bool:
         """Whether `result.json` is there."""
         return (self.folder / "result.json").exists()
+
+
+# Locks of this process by inode; the system lets go of them however it ends.
+_held: dict[int, IO[str]] = {}
+
+
+def _hold(folder: Path) -> None:
+    """Keeps other processes from opening a run folder until this one ends."""
+    file = (folder / ".lock").open("w")
+    inode = os.fstat(file.fileno()).st_ino
+    if inode in _held:
+        file.close()
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        raise UserError(
+            f"a run folder is written by one process at a time; {folder} is in use; "
+            "wait until the other command ends, stop it, or choose another --out"
+        ) from error
+    _held[inode] = file
 
 
 def read_json(path: Path | str) -> Any:

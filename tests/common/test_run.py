@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -23,6 +25,25 @@ def test_the_same_command_continues_and_another_is_refused(tmp_path):
         Run(tmp_path / "r", "sft", {"seed": 2, "steps": 20}, may_change=("steps",))
     with pytest.raises(errors.UserError, match="command"):
         Run(tmp_path / "r", "rl", {"seed": 1, "steps": 20})
+
+
+HOLD = """
+import sys, time
+from soler1_jax.common.run import Run
+Run(sys.argv[1], "sft", {})
+print("open", flush=True)
+time.sleep(60)
+"""
+
+
+def test_one_process_at_a_time_until_it_is_killed(tmp_path):
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"open\n"
+        with pytest.raises(errors.UserError, match="is in use"):
+            Run(tmp_path, "sft", {})
+        other.kill()
+    assert Run(tmp_path, "sft", {}).resumed
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
