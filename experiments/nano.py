@@ -4,8 +4,9 @@
 
 Synthesises training episodes, held-out episodes of the same tasks to choose
 checkpoints by, and episodes of unseen tasks, by which nothing is chosen; trains the
-tokenizer; teaches the model to see, to compare frames and to state progress; then sets
-policies against it on trained tasks and teaches it what they found.
+tokenizer; teaches the model to see, to compare frames and to state progress. Asked to
+(--attack), it then sets policies against the model on trained tasks and teaches it what
+they found.
 Hardware: one CPU core; figures and wall time of the shipped weights are in
 soler1_jax/reward/weights/nano/metadata.json. Every part continues if it was killed.
 """
@@ -59,8 +60,11 @@ class Args:
     """Steps of questions."""
     progress_steps: int = 6000
     """Steps of progress queries."""
+    attack: bool = False
+    """Set policies against the model, and teach it what they found. Not done for the
+    shipped weights; see the README for what it gave."""
     attack_tasks: tuple[str, ...] = ATTACKS
-    """Trained tasks on which policies are set against the model; none for no attack."""
+    """Trained tasks on which policies are set against the model."""
     attack_iterations: int = 30
     """Learning iterations of each of those policies."""
     attack_episodes: int = 4096
@@ -95,7 +99,7 @@ def main(args: Args) -> None:
     teach(args, "see", "nano", perception_steps=args.perception_steps)
     stages = {"ask": teach(args, "ask", "see", **asking(args))}
     exams = [args.data / "exam"]
-    if args.attack_tasks:
+    if args.attack:
         attack(args, stages["ask"] / "model")
         exams.append(args.data / "attack_exam")
         stages["attack"] = teach(

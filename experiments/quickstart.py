@@ -26,8 +26,9 @@ from soler1_jax.common.run import read_json
 class Args:
     """What to learn."""
 
-    task: tuple[str, ...] = ("touch-purple-ball", "touch-orange-cylinder")
-    """Tasks; no training record of the rewarder names either thing."""
+    task: tuple[str, ...] = ("touch-green-cylinder", "touch-orange-cylinder")
+    """Tasks; no training record of the rewarder touches a green cylinder, and none names
+    an orange one."""
     out: Path = Path("runs/quickstart")
     """Run folder."""
     rewarder: str = "nano"
@@ -36,7 +37,7 @@ class Args:
     """Policies a task."""
     seed: int = 0
     """The first seed."""
-    iterations: int = 72
+    iterations: int = 90
     """Episodes of all 64 worlds that each policy learns from."""
     oracle: bool = True
     """Train once more with the true progress, as the upper bound."""
