@@ -161,6 +161,10 @@ def _hold(folder: Path) -> None:
             f"a run folder is written by one process at a time; {folder} is in use; "
             "wait until the other command ends, stop it, or choose another --out"
         ) from error
+    except OSError:
+        # A file system without locks cannot tell; a run there is still a run.
+        file.close()
+        return
     _held[inode] = file
 
 

@@ -2,10 +2,9 @@
 
 Several runs (a task and a seed each) are learned at once by one program, each on its
 own device or on several that share its worlds; nothing is exchanged between runs. Task
-and text are run-time values, and so is whether
-an iteration explores and learns; so one compilation serves all tasks, seeds and
-evaluations. Nothing crosses to the host inside an iteration; its metrics stay on the
-device until they are asked for.
+and text are run-time values, and so is whether an iteration explores and learns; so one
+compilation serves all tasks, seeds and evaluations. Nothing crosses to the host inside
+an iteration; its metrics stay on the device until they are asked for.
 
 Letters: R runs, D devices of a run, B worlds of a run, L words of the task.
 """
