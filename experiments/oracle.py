@@ -7,7 +7,8 @@ seeds. Per task and agent: seconds, control steps and queries until success of t
 noise-free worlds, averaged over 64 episodes, first reached 80 %; and success on
 fresh episodes before and after. The limit beside it is twice what a prototype took for
 a task of that family on one core. Hardware: CPU, one policy a core; compilation is left
-out. Continues if it was killed. Figures: experiments/results/oracle.json.
+out. Continues if it was killed. Rows of tasks and agents that a call leaves out stay as
+an earlier call wrote them. Figures: experiments/results/oracle.json.
 """
 
 from __future__ import annotations
@@ -51,6 +52,8 @@ class Args:
         "press-button",
         "push-left-red-cube",
         "lift-red-cube",
+        "close-lid",
+        "lever-down",
     )
     """Tasks."""
     algo: tuple[Literal["drqv2", "ppo"], ...] = ("drqv2", "ppo")
@@ -87,19 +90,22 @@ def main(args: Args) -> None:
                 stop_at=0.96,
             )
         )
-        groups = sorted((folder / "groups").glob("*.json"))
+        groups = (folder / "groups").glob("*.json")
         found = list(itertools.chain.from_iterable(map(read_json, groups)))
-        rows += [row(algo, task, found) for task in args.task]
-    result = {
-        "command": command_line(),
-        "environment": environment(),
-        "goal": GOAL,
-        "rows": rows,
-    }
-    write_json(args.out, result)
+        found.sort(key=lambda result: result["seed"])
+        how = {"command": command_line(), "environment": environment()}
+        rows += [row(algo, task, found) | how for task in args.task]
+    write_json(args.out, {"goal": GOAL, "rows": _kept(args.out, rows) + rows})
     for line in rows:
         shown = {k: line[k] for k in ("algo", "task", "seconds", "limit", "after")}
         print("  ".join(f"{k} {v}" for k, v in shown.items()))
+
+
+def _kept(path: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Stored rows that the new ones do not replace."""
+    new = {(row["algo"], row["task"]) for row in rows}
+    stored = read_json(path)["rows"] if path.exists() else []
+    return [row for row in stored if (row["algo"], row["task"]) not in new]
 
 
 def row(algo: str, task: str, found: list[dict[str, Any]]) -> dict[str, Any]:
