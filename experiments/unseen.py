@@ -6,9 +6,10 @@ Three seeds of each of 14 unseen tasks of seven families, PPO from pixels, each 
 learning for the same number of control steps. The tasks were fixed before any was tried
 with the weights that are measured: of every verb for objects one unseen combination of
 trained words, of reaching, touching and lifting also one whose noun is never trained,
-and both unseen directions of fixtures. Per task and rewarder: success on fresh episodes, what was perceived, and the difference, which is
-what hacking looks like. Hardware: CPU, one policy a core. Continues if it was killed;
-rows of rewarders that a call leaves out stay. Figures: experiments/results/unseen.json.
+and both unseen directions of fixtures. Per task and rewarder: success on fresh episodes,
+what was perceived, and the difference, which is what hacking looks like. Hardware: CPU,
+one policy a core. Continues if it was killed; rows of rewarders that a call leaves out
+stay. Figures: experiments/results/unseen.json.
 """
 
 from __future__ import annotations
