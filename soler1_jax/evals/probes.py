@@ -64,7 +64,9 @@ def without_wrist(views: Views, truth: np.ndarray, rng: np.random.Generator) -> 
 
 def wrist_of_another(views: Views, truth: np.ndarray, rng: np.random.Generator) -> Film:
     """The wrist's view of another episode: two views that contradict each other."""
-    return Film({k: _another(v) if k == "wrist" else v for k, v in views.items()}, truth)
+    return Film(
+        {k: _another(v) if k == "wrist" else v for k, v in views.items()}, truth
+    )
 
 
 FILMS: dict[str, Callable[[Views, np.ndarray, np.random.Generator], Film]] = {

@@ -13,7 +13,9 @@ WAVERING = [0, 30, 10, 40, 20, 70]
 
 @pytest.fixture
 def episodes(make_episode):
-    return [make_episode(p, i) for i, p in enumerate((RISING, WAVERING, RISING[:1] * 6))]
+    return [
+        make_episode(p, i) for i, p in enumerate((RISING, WAVERING, RISING[:1] * 6))
+    ]
 
 
 def _comparer() -> Rewarder:
