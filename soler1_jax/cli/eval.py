@@ -2,7 +2,8 @@
 
 `rewarder` has it judge its own roll-outs over simulated episodes of tasks that it was
 never trained on, and of held-out scenes, beside controls that understand nothing.
-`videos` has it score real videos that come with a ground truth.
+`probes` changes what it is shown and measures where it sees things, to tell what its
+answers rest on. `videos` has it score real videos that come with a ground truth.
 """
 
 from __future__ import annotations
@@ -55,7 +56,25 @@ class Videos:
     """Of the rewarder's sampling."""
 
 
-Args = Rewarder | Videos
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Probes:
+    """Changed films and frames, and where the model sees things."""
+
+    out: Path
+    """Run folder: result.json, and the episodes."""
+    rewarder: str = "nano"
+    """nano, or a model's folder."""
+    readout: Literal["greedy", "sampled", "expected", "glance"] = "glance"
+    """How a model's progress is read."""
+    episodes: int = 120
+    """Episodes of unseen tasks, and as many held-out ones of trained tasks."""
+    seed: int = 0
+    """Of the episodes and of the rewarder's sampling."""
+    batch: int = 32
+    """Episodes judged at once."""
+
+
+Args = Rewarder | Probes | Videos
 
 # Films on the page of `eval rewarder`.
 _FILMS = 6
@@ -64,13 +83,15 @@ _FILM_SIZE = 96
 _CONTROLS = ("random", "time")
 
 
-def run(args: Rewarder | Videos) -> None:
+def run(args: Rewarder | Probes | Videos) -> None:
     """Evaluates; prints the figures and where the page is."""
     from soler1_jax.common import compile_cache
 
     compile_cache.enable()
     if isinstance(args, Videos):
         _videos(args)
+    elif isinstance(args, Probes):
+        _probes(args)
     else:
         _rewarder(args)
 
@@ -162,6 +183,62 @@ def _print_comparison(result: dict[str, Any]) -> None:
 
 def _shown(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
+
+
+def _probes(args: Probes) -> None:
+    from soler1_jax.common.errors import require_non_negative, require_positive
+    from soler1_jax.common.run import Run, command_line
+    from soler1_jax.evals.localisation import localise
+    from soler1_jax.evals.probes import probe
+    from soler1_jax.evals.rewarder import evaluation_episodes
+    from soler1_jax.model.functional import Functional
+    from soler1_jax.reward.load import load_parts, load_rewarder
+    from soler1_jax.reward.vlm import VLMSettings
+
+    began = time.monotonic()
+    require_positive("episodes", args.episodes)
+    require_positive("batch", args.batch)
+    require_non_negative("seed", args.seed)
+    config, params, tokenizer = load_parts(args.rewarder)
+    rewarder = load_rewarder(args.rewarder, VLMSettings(readout=args.readout))
+    run = Run(args.out, "eval probes", args)
+    result: dict[str, Any] = {}
+    for split in ("unseen", "train"):
+        folder = args.out / "data" / split
+        episodes = evaluation_episodes(folder, split, args.episodes, args.seed)
+        result[split] = probe(rewarder, episodes, seed=args.seed, batch=args.batch)
+        if config.grounding:
+            result[split]["localisation"] = localise(
+                Functional(config), params, tokenizer, episodes
+            )
+    seconds = time.monotonic() - began
+    run.finish({"command": command_line(), **result, "wall_seconds": seconds})
+    _print_probes(result)
+    print(f"result: {args.out / 'result.json'}")
+
+
+def _print_probes(result: dict[str, Any]) -> None:
+    """Tables of films, frames and positions, one after the other."""
+    from rich.console import Console
+    from rich.table import Table
+
+    for split, figures in result.items():
+        for part in ("films", "frames"):
+            table = Table("change", title=f"{split}: {part}")
+            for column in ("mae", "pearson"):
+                table.add_column(column, justify="right")
+            for name, row in figures[part].items():
+                shown = (_shown(row.get(column)) for column in ("mae", "pearson"))
+                table.add_row(name, *shown)
+            Console().print(table)
+        table = Table("frames", title=f"{split}: distance from the truth, mm")
+        for column in ("gripper", "named", "offset"):
+            table.add_column(column, justify="right")
+        for name, row in figures.get("localisation", {}).items():
+            shown = (f"{row[c]['mean_mm']:.1f}" for c in ("gripper", "named", "offset"))
+            table.add_row(name, *shown)
+        if table.rows:
+            Console().print(table)
 
 
 def _videos(args: Videos) -> None:

@@ -10,6 +10,9 @@ from typing import Any, Literal
 
 from soler1_jax.common.errors import UserError, nearest_hint
 
+# Side of the squares with which the conv stem starts.
+CELL_PIXELS = 4
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VisionConfig:
@@ -24,6 +27,9 @@ class VisionConfig:
         `stem_depth` residual 3x3 convolutions, then one of stride `patch_size // 4`.
       stem_size: channels of the conv stem.
       stem_depth: residual 3x3 convolutions of the conv stem.
+      cell_size: channels of the 4x4-pixel cells on which things are located; what the
+        conv stem saw there joins what the blocks made of the patch. 0: things are
+        located on patches.
       hidden_size: channels of a patch.
       intermediate_size: hidden channels of the feed-forward layers.
       depth: transformer blocks.
@@ -43,6 +49,7 @@ class VisionConfig:
     stem: Literal["linear", "conv"] = "linear"
     stem_size: int = 0
     stem_depth: int = 0
+    cell_size: int = 0
     hidden_size: int
     intermediate_size: int
     depth: int
@@ -63,6 +70,21 @@ class VisionConfig:
     def patch_count(self) -> int:
         """P, patches of a frame."""
         return self.grid**2
+
+    @property
+    def map_patch(self) -> int:
+        """Side in pixels of the places on which things are located."""
+        return CELL_PIXELS if self.cell_size else self.patch_size
+
+    @property
+    def map_grid(self) -> int:
+        """Such places along one side of a frame."""
+        return self.image_size // self.map_patch
+
+    @property
+    def map_size(self) -> int:
+        """Channels of such a place."""
+        return self.cell_size or self.hidden_size
 
     @property
     def merged_grid(self) -> int:
@@ -86,10 +108,15 @@ class VisionConfig:
                 "axial rotary positions need vision heads of a multiple of 4 channels; "
                 f"got {self.hidden_size} channels in {self.num_heads} heads; change one"
             )
-        if self.stem == "conv" and self.patch_size % 4:
+        if self.stem == "conv" and self.patch_size % CELL_PIXELS:
             raise UserError(
                 f"the conv stem starts with 4x4 pixels; patch_size is {self.patch_size}; "
                 "choose a multiple of 4"
+            )
+        if self.cell_size and self.stem != "conv":
+            raise UserError(
+                "cells are what the conv stem sees; got cell_size "
+                f"{self.cell_size} with stem {self.stem!r}; set one of them"
             )
         if any(not 0 <= i < self.depth for i in self.deepstack_indexes):
             raise UserError(
@@ -217,11 +244,16 @@ class ModelConfig:
         return self.wrist_size // self.vision.patch_size
 
     @property
-    def wrist_patch(self) -> int:
-        """Side of a wrist view's patch in pixels of the view as it comes, or 0."""
+    def wrist_map_grid(self) -> int:
+        """Places along one side of the wrist view, see `VisionConfig.map_patch`."""
+        return self.wrist_size // self.vision.map_patch
+
+    @property
+    def wrist_map_patch(self) -> int:
+        """Side of such a place in pixels of the wrist view as it comes, or 0."""
         if not self.wrist_size:
             return 0
-        return self.vision.image_size // self.wrist_grid
+        return self.vision.image_size // self.wrist_map_grid
 
     @property
     def frame_token_count(self) -> int:

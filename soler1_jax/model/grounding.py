@@ -74,7 +74,7 @@ class Grounder(nnx.Module):
     """Dense heads, heat maps, slot tokens, positions."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
-        sizes, width = config.grounding, config.vision.hidden_size
+        sizes, width = config.grounding, config.vision.map_size
         hidden = config.text.hidden_size
         self.norm = LayerNorm(width)
         self.class_head = self._head(width, sizes.class_count, rngs)
@@ -95,7 +95,7 @@ class Grounder(nnx.Module):
             jax.random.normal(rngs.params(), (2, hidden)) * 0.5, (None, "embed")
         )
         self.position_head = self._head(hidden, 3, rngs)
-        self.grid, self.wrist_grid = config.vision.grid, config.wrist_grid
+        self.grid, self.wrist_grid = config.vision.map_grid, config.wrist_map_grid
         self.dtype = config.dtype
         self.frequencies = sizes.coordinate_frequencies
 

@@ -6,6 +6,7 @@ its own: no patch ever sees another frame.
 Source: Qwen3-VL technical report (arXiv 2511.21631), section 2; the conv stem is ours.
 """
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -13,22 +14,24 @@ import jax.numpy as jnp
 from flax import nnx
 
 from soler1_jax.model.attention import VisionAttention
-from soler1_jax.model.config import VisionConfig
+from soler1_jax.model.config import CELL_PIXELS, VisionConfig
 from soler1_jax.model.layers import MLP, Embedding, LayerNorm, Linear
 from soler1_jax.model.rope import axial_angles, interpolate_table
 from soler1_jax.model.stack import LayerStack
 
-STEM_PIXELS = 4
-
 
 class FrameFeatures(NamedTuple):
-    """What a frame looks like, before anything is asked about it."""
+    """What a frame looks like, before anything is asked about it.
 
-    patches: jax.Array  # [N, P, Dv]
+    P places on which things are located, with Dp channels: cells or patches, see
+    `VisionConfig.cell_size`.
+    """
+
+    patches: jax.Array  # [N, P, Dp]
     tokens: jax.Array  # [N, K, D]
     deepstack: jax.Array  # [N, Ls, K, D]
     # Of the wrist camera's view; None if there is none.
-    wrist: jax.Array | None = None  # [N, Pw, Dv]
+    wrist: jax.Array | None = None  # [N, Pw, Dp]
     wrist_seen: jax.Array | None = None  # bool [N], False: do not use it
 
 
@@ -94,23 +97,54 @@ class ConvStem(nnx.Module):
     def __init__(self, config: VisionConfig, *, rngs: nnx.Rngs) -> None:
         size, hidden = config.stem_size, config.hidden_size
         self.pixels = Linear(
-            (3 * STEM_PIXELS**2, size), (None, "mlp"), use_bias=True, rngs=rngs
+            (3 * CELL_PIXELS**2, size), (None, "mlp"), use_bias=True, rngs=rngs
         )
         self.norms = nnx.List([LayerNorm(size) for _ in range(config.stem_depth)])
         self.convs = nnx.List(
             [Conv((size, size), 1, "mlp", rngs=rngs) for _ in range(config.stem_depth)]
         )
         self.norm = LayerNorm(size)
-        stride = config.patch_size // STEM_PIXELS
+        stride = config.patch_size // CELL_PIXELS
         self.proj = Conv((size, hidden), stride, "embed", rngs=rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps [N, H, W, 3] to [N, P, Dv]."""
-        x = jax.nn.gelu(self.pixels(space_to_depth(x, STEM_PIXELS)))
+    def cells(self, x: jax.Array) -> jax.Array:
+        """Maps [N, H, W, 3] to [N, H/4, W/4, stem_size]."""
+        x = jax.nn.gelu(self.pixels(space_to_depth(x, CELL_PIXELS)))
         for norm, conv in zip(self.norms, self.convs, strict=True):
             x = x + jax.nn.gelu(conv(norm(x)))
-        x = self.proj(self.norm(x))
+        return self.norm(x)
+
+    def patches(self, cells: jax.Array) -> jax.Array:
+        """Maps cells to [N, P, Dv]."""
+        x = self.proj(cells)
         return x.reshape(x.shape[0], -1, x.shape[-1])
+
+
+class Cells(nnx.Module):
+    """Joins what a cell looks like with what is known of its patch."""
+
+    def __init__(self, config: VisionConfig, *, rngs: nnx.Rngs) -> None:
+        size = config.cell_size
+        self.near = Linear(
+            (config.stem_size, size), (None, "mlp"), use_bias=True, rngs=rngs
+        )
+        self.norm = LayerNorm(config.hidden_size)
+        self.wide = Linear(
+            (config.hidden_size, size), ("embed", "mlp"), use_bias=False, rngs=rngs
+        )
+        self.mix = Conv((size, size), 1, "mlp", rngs=rngs)
+
+    def __call__(self, cells: jax.Array, patches: jax.Array) -> jax.Array:
+        """Maps [N, g, g, stem_size] and [N, G*G, Dv] to [N, g*g, cell_size]."""
+        count, grid = cells.shape[:2]
+        wide = self.wide(self.norm(patches))
+        side = math.isqrt(patches.shape[1])
+        wide = wide.reshape(count, side, side, -1)
+        for axis in (1, 2):
+            wide = jnp.repeat(wide, grid // side, axis=axis)
+        x = jax.nn.gelu(self.near(cells) + wide)
+        x = x + jax.nn.gelu(self.mix(x))
+        return x.reshape(count, grid * grid, -1)
 
 
 class VisionBlock(nnx.Module):
@@ -168,6 +202,8 @@ class VisionTower(nnx.Module):
     ) -> None:
         stem = ConvStem if config.stem == "conv" else LinearStem
         self.patch_embed = stem(config, rngs=rngs)
+        if config.cell_size:
+            self.cells = Cells(config, rngs=rngs)
         self.pos_embed = Embedding(
             config.position_grid**2,
             config.hidden_size,
@@ -204,7 +240,7 @@ class VisionTower(nnx.Module):
     ) -> FrameFeatures:
         """Encodes uint8 [N, H, W, 3], RGB, and the wrist's view of the same size."""
         config = self.config
-        x = self._embed(frames, self._positions())
+        x, details = self._embed(frames, self._positions())
         angles = self._angles(config.grid)
         levels, low = [], 0
         for index, merger in zip(
@@ -217,25 +253,37 @@ class VisionTower(nnx.Module):
         tokens = self.merger(x)
         empty = jnp.zeros((x.shape[0], 0, *tokens.shape[1:]), tokens.dtype)
         deepstack = jnp.stack(levels, axis=1) if levels else empty
-        features = FrameFeatures(x, tokens, deepstack)
+        features = FrameFeatures(self._places(x, details), tokens, deepstack)
         if wrist is None:
             return features
         seen = jnp.ones(x.shape[0], bool)
         return features._replace(wrist=self._look_close(wrist), wrist_seen=seen)
 
     def _look_close(self, wrist: jax.Array) -> jax.Array:
-        """Encodes the wrist camera's view, in which things are large: [N, Pw, Dv]."""
+        """Encodes the wrist camera's view, in which things are large: [N, Pw, Dp]."""
         grid = self.wrist_size // self.config.patch_size
         times = wrist.shape[1] // self.wrist_size
         count, size = wrist.shape[0], self.wrist_size
         x = wrist.astype(jnp.float32).reshape(count, size, times, size, times, 3)
-        x = self._embed(x.mean(axis=(2, 4)), self.wrist_embed.embedding[...])
-        return self._run(x, self._angles(grid), (0, self.config.depth))
+        x = x.mean(axis=(2, 4))
+        x, details = self._embed(x, self.wrist_embed.embedding[...])
+        x = self._run(x, self._angles(grid), (0, self.config.depth))
+        return self._places(x, details)
 
-    def _embed(self, frames: jax.Array, positions: jax.Array) -> jax.Array:
-        scaled = frames.astype(jnp.float32) / 127.5 - 1
-        x = self.patch_embed(scaled.astype(self.dtype))
-        return x + positions.astype(x.dtype)
+    def _embed(
+        self, frames: jax.Array, positions: jax.Array
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """Patches [N, P, Dv] with their positions, and the stem's cells if it has any."""
+        scaled = (frames.astype(jnp.float32) / 127.5 - 1).astype(self.dtype)
+        if self.config.stem == "conv":
+            details = self.patch_embed.cells(scaled)
+            x = self.patch_embed.patches(details)
+        else:
+            details, x = None, self.patch_embed(scaled)
+        return x + positions.astype(x.dtype), details
+
+    def _places(self, patches: jax.Array, details: jax.Array | None) -> jax.Array:
+        return self.cells(details, patches) if self.config.cell_size else patches
 
     def _angles(self, grid: int) -> jax.Array:
         return axial_angles(grid, self.config.hidden_size // self.config.num_heads)

@@ -4,8 +4,11 @@ from pathlib import Path
 
 from soler1_jax.common.errors import UserError, nearest_hint
 from soler1_jax.common.rewarder import Rewarder
+from soler1_jax.model.config import ModelConfig
+from soler1_jax.model.functional import Params
 from soler1_jax.reward import baselines
 from soler1_jax.reward.vlm import VLMSettings, make_rewarder
+from soler1_jax.tokenizers.sentencepiece import Tokenizer
 
 NANO = Path(__file__).parent / "weights" / "nano"
 _BASELINES = {
@@ -28,6 +31,18 @@ def load_rewarder(spec: str, settings: VLMSettings | None = None) -> Rewarder:
     """
     if spec in _BASELINES:
         return _BASELINES[spec]()
+    return make_rewarder(*load_parts(spec), spec, settings)
+
+
+def load_parts(spec: str) -> tuple[ModelConfig, Params, Tokenizer]:
+    """The configuration, weights and tokenizer of a rewarder that is a model.
+
+    Args:
+      spec: nano, or a folder that holds a model.
+
+    Raises:
+      UserError: `spec` is neither, or its folder is missing or damaged.
+    """
     # Imported late: baselines need no checkpoint library.
     from soler1_jax.checkpoints.store import load_model
 
@@ -36,7 +51,6 @@ def load_rewarder(spec: str, settings: VLMSettings | None = None) -> Rewarder:
         hint = nearest_hint(spec, NAMES)
         raise UserError(
             f"a rewarder is {', '.join(NAMES)} or the folder of a model; "
-            f"got {spec!r}, which is none{hint}"
+            f"got {spec!r}, which names no model{hint}"
         )
-    config, params, tokenizer = load_model(folder)
-    return make_rewarder(config, params, tokenizer, spec, settings)
+    return load_model(folder)

@@ -44,8 +44,9 @@ _MODE = {name: index for index, name in enumerate(MODES)}
 SEGMENTS = 6
 _FAILING = LEVELS.index("failing")
 
-_SLIPS = ("random", "random", "drop", "back", "hover", "opposite")
-_FAILURES = ("freeze", "back", "drop", "hover", "random", "opposite", "opposite")
+# What undoes the act is frequent: it alone shows how a thing moves the other way.
+_SLIPS = ("random", "random", "drop", "back", "hover", "opposite", "opposite")
+_FAILURES = ("freeze", "back", "drop", "hover", "random", *3 * ("opposite",))
 _WRONG = ("wrong", "wrong", "opposite", "opposite", "opposite", "hover")
 
 
@@ -120,11 +121,16 @@ def draw(key: Array, level: Array, steps: int) -> Schedule:
         care=jax.random.uniform(
             keys[8], minval=jnp.where(level == 0, 0.6, 0.15), maxval=1.0
         ),
-        limit=jnp.where((level == _FAILING) & by_act, 0.9 * unit[7], jnp.inf),
+        limit=jnp.where((level == _FAILING) & by_act, _limit(unit[7]), jnp.inf),
         failure=failure,
         noise=jnp.array([0.05, 0.25, 0.15, 0.15, 0.15, 0.15, 0.0])[level],
         offset=_offset(keys[7]),
     )
+
+
+def _limit(unit: Array) -> Array:
+    """Anywhere before the act is complete, or, one time in ten, just then."""
+    return jnp.minimum(1.1 * unit, 0.999)
 
 
 def mode_at(schedule: Schedule, step: Array, tripped: Array) -> Array:

@@ -113,7 +113,8 @@ class Choice(NamedTuple):
 def choose(config: SynthConfig, shard: int, policies: Sequence[Policy] = ()) -> Choice:
     """Draws what a shard shows.
 
-    Families get equal shares, tasks within a family too; levels go by the mix. Policies
+    Families get equal shares, tasks within a family too; those whose runs are told only
+    once get two shares, so that all are told alike often. Levels go by the mix. Policies
     get equal shares, each with its task.
     """
     rng = np.random.default_rng([config.seed, shard, SPLITS.index(config.split), 0])
@@ -127,6 +128,9 @@ def choose(config: SynthConfig, shard: int, policies: Sequence[Policy] = ()) -> 
         if task.split == config.split:
             families[task.family].append(index)
     names = sorted(families)
+    if config.split == "train":
+        once = [n for n in names if others(families[n][0], "train") == families[n][:1]]
+        names += once
     # a shuffled round robin: equal counts, in an order that tells nothing
     order = rng.permutation(np.arange(config.worlds) + rng.integers(len(names)))
     task = [rng.choice(families[names[i % len(names)]]) for i in order]

@@ -135,8 +135,8 @@ def learning_rate(
 
 
 def patches(config: ModelConfig) -> dict[str, int]:
-    """Sides of a model's patches, for CurriculumConfig's fields of these names."""
-    return {"patch": config.vision.patch_size, "wrist_patch": config.wrist_patch}
+    """Sides of the places on which a model locates things, for CurriculumConfig's fields of these names."""
+    return {"patch": config.vision.map_patch, "wrist_patch": config.wrist_map_patch}
 
 
 def lengths(

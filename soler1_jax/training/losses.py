@@ -13,6 +13,8 @@ from soler1_jax.common.rewarder import bin_centers
 
 # Metres that count as one unit in position errors: half the width of the work area.
 POSITION_SCALE = 0.2
+# Metres beyond which a position error counts by its size instead of its square.
+POSITION_KNEE = 0.02
 
 
 def masked_mean(values: jax.Array, mask: jax.Array) -> jax.Array:
@@ -121,12 +123,18 @@ def heat(logits: jax.Array, fractions: jax.Array, mask: jax.Array) -> jax.Array:
 
 
 def position(predicted: jax.Array, metres: jax.Array, mask: jax.Array) -> jax.Array:
-    """Mean squared position error in units of POSITION_SCALE.
+    """Mean position error, squared near 0 and absolute beyond POSITION_KNEE.
+
+    Centimetres decide whether a thing is touched, and a squared error in units of the
+    work area hardly notices them.
 
     Args:
       predicted: [...,3] in metres.
       metres: [...,3], world axes.
       mask: bool [...].
+
+    Returns:
+      float32 [], in units of POSITION_KNEE (pseudo-Huber per axis).
     """
-    error = (predicted.astype(jnp.float32) - metres) / POSITION_SCALE
-    return masked_mean(jnp.mean(error**2, axis=-1), mask)
+    error = (predicted.astype(jnp.float32) - metres) / POSITION_KNEE
+    return masked_mean(jnp.mean(jnp.sqrt(1 + error**2) - 1, axis=-1), mask)

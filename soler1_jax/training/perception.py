@@ -16,8 +16,16 @@ from soler1_jax.training import losses
 
 GRIPPER = CLASSES.index("gripper")
 STATE_SIZE = 7
-# Classes whose centre is among the facts; a fixture's is known only if it is named.
-_CENTRES = {"object0": "object0", "object1": "object1", "plate": "plate"}
+# Classes whose place is among the facts. A fixture's is that of its handle; a scene has
+# one fixture at most, so the part that is seen is the one that is meant.
+_CENTRES = {
+    "gripper": "gripper",
+    "object0": "object0",
+    "object1": "object1",
+    "plate": "plate",
+    "slide part": "handle",
+    "hinge part": "handle",
+}
 
 
 class Scenes(NamedTuple):
@@ -108,19 +116,10 @@ def heat_target(shares: jax.Array, which: jax.Array) -> tuple[jax.Array, jax.Arr
 
 
 def centres(scenes: Scenes) -> tuple[jax.Array, jax.Array]:
-    """Positions of the classes, float32 [N,C,3], and whether they are known [N,C]."""
-    named = jax.nn.one_hot(scenes.named, len(CLASSES), dtype=bool)
-    target = point(scenes.facts, "named")
-    places, known = [], []
-    for index, name in enumerate(CLASSES):
-        source = "gripper" if index == GRIPPER else _CENTRES.get(name)
-        if source is None:
-            places.append(target)
-            known.append(named[:, index])
-        else:
-            places.append(point(scenes.facts, source))
-            known.append(jnp.ones(len(named), bool))
-    return jnp.stack(places, axis=1), jnp.stack(known, axis=1)
+    """Positions of the classes, float32 [N,C,3], and whether they are known, bool [C]."""
+    sources = [_CENTRES.get(name) for name in CLASSES]
+    places = [point(scenes.facts, source or "gripper") for source in sources]
+    return jnp.stack(places, axis=1), jnp.array([s is not None for s in sources])
 
 
 def grounding_loss(
@@ -137,7 +136,7 @@ def grounding_loss(
 
     Returns:
       Losses "gripper_heat", "named_heat" (nats), "gripper_position" and
-      "named_position" (squared, in units of `losses.POSITION_SCALE`), with a wrist's view
+      "named_position" (see `losses.position`), with a wrist's view
       "wrist_heat"; and measures
       "gripper_peak" and "named_peak": how often the hottest patch holds at least an
       eighth of a patch of the thing.
@@ -150,7 +149,7 @@ def grounding_loss(
     seen = visible & asked
     places, known = centres(scenes)
     metres = jnp.take_along_axis(places, things[..., None], axis=1)
-    sure = seen & jnp.take_along_axis(known, things, axis=1)
+    sure = seen & known[things]
     rows = jnp.arange(len(which))[:, None]
     hottest = jnp.argmax(grounded.heat_logits, axis=-1)
     hit = scenes.shares[rows, hottest, things] >= 0.125

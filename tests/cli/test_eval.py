@@ -107,9 +107,39 @@ def test_thoughts_reach_the_page_with_their_verdicts(tmp_path, monkeypatch):
     assert "stated number" in page
 
 
+@pytest.mark.slow
+def test_probes_of_a_model_hold_films_frames_and_positions(tmp_path, capsys):
+    from soler1_jax.checkpoints.store import save_model
+    from soler1_jax.model.functional import functional
+    from soler1_jax.model.presets import micro
+    from soler1_jax.tokenizers.sentencepiece import train_tokenizer
+
+    words = tmp_path / "tokenizer.model"
+    tokenizer = train_tokenizer(["lift the red cube"] * 8, words, 160)
+    model, params = functional(micro(tokenizer.vocab_size), seed=3)
+    save_model(tmp_path / "m", model.config, params, tokenizer, {})
+    out = tmp_path / "out"
+    counts = ("--episodes", 3, "--batch", 3)
+    _eval("probes", "--rewarder", tmp_path / "m", "--out", out, *counts)
+    result = json.loads((out / "result.json").read_text())
+    for split in ("unseen", "train"):
+        films, frames = result[split]["films"], result[split]["frames"]
+        assert films["without wrist view"] != films["as it is"]
+        as_is = frames["first and previous as they are"]
+        assert as_is["mae"] == pytest.approx(films["as it is"]["mae"], abs=0.05)
+        assert frames["first of another episode"]["mae"] != as_is["mae"]
+        places = result[split]["localisation"]
+        assert places["all"]["frames"] == 27
+        assert places["all"]["named"]["mean_mm"] > 0
+        assert places["without the wrist's view"] != places["all"]
+    assert "distance from the truth" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["probes", "--rewarder", "oracle"], "model"),
+        (["probes", "--episodes", "-1"], "episodes"),
         (["rewarder", "--episodes", "0"], "episodes"),
         (["rewarder", "--seed", "-3"], "negative"),
         (["rewarder", "--batch", "0"], "batch"),

@@ -129,15 +129,16 @@ def test_a_finished_run_is_not_made_again(tmp_path, made_up):
         write.synthesise(tmp_path, config(seed=9))
 
 
-def test_families_get_equal_shares_and_levels_follow_the_mix():
+def test_families_are_told_equally_often_and_levels_follow_the_mix():
     settings = config(worlds=120, mix=(1, 0, 0, 0, 0, 0, 3))
     families, levels = [], []
     for shard in range(10):
         task, level, *_ = write.choose(settings, shard)
         families += [TASKS[t].family for t in task]
         levels += level.tolist()
-    counts = {f: families.count(f) for f in set(families)}
-    assert max(counts.values()) - min(counts.values()) <= 10
+    once = {"drawer", "button", "window"}
+    shares = {f: families.count(f) / (1 + (f in once)) for f in set(families)}
+    assert max(shares.values()) - min(shares.values()) <= 10
     assert set(levels) == {0, 6}
     assert levels.count(6) / len(levels) == pytest.approx(0.75, abs=0.06)
 

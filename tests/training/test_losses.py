@@ -95,13 +95,16 @@ def test_heat_target_is_where_the_pixels_are():
     np.testing.assert_array_equal(visible, [[1, 1, 0], [1, 1, 0]])
 
 
-def test_a_fixture_has_a_known_place_only_where_the_task_names_it():
+def test_a_fixtures_place_is_its_handle_named_or_not():
     scenes = _scenes()
     places, known = perception.centres(scenes)
-    hinge = CLASSES.index("hinge part")
-    np.testing.assert_array_equal(known[:, hinge], [True, False])
-    named = perception.point(scenes.facts, "named")
-    np.testing.assert_array_equal(places[0, hinge], named[0])
+    assert [CLASSES[i] for i in np.flatnonzero(~known)] == [
+        "background",
+        "fixture base",
+    ]
+    handle = perception.point(scenes.facts, "handle")
+    for part in ("slide part", "hinge part"):
+        np.testing.assert_array_equal(places[:, CLASSES.index(part)], handle)
     np.testing.assert_array_equal(
         places[1, 2], perception.point(scenes.facts, "object0")[1]
     )
@@ -144,7 +147,7 @@ def test_grounding_loss_rewards_the_right_patch_and_place():
     )
     assert right["named_peak"] == right["gripper_peak"] == 1
     assert right["named_position"] < 1e-6
-    assert float(wrong["named_position"]) == pytest.approx(1, rel=1e-4)
+    assert float(wrong["named_position"]) == pytest.approx(101**0.5 - 1, rel=1e-4)
     assert right["named_heat"] < wrong["named_heat"]
     assert float(wrong["named_peak"]) == 0
     assert float(perception.total(right)) == pytest.approx(

@@ -1,0 +1,148 @@
+"""Learns unseen tasks from a rewarder alone, beside the truth and the controls.
+
+    python experiments/unseen.py
+
+Three seeds of each of 14 unseen tasks of seven families, PPO from pixels, each policy
+learning for the same number of control steps. The tasks were fixed before any was tried
+with the weights that are measured: of every verb for objects one unseen combination of
+trained words, of reaching, touching and lifting also one whose noun is never trained,
+and both unseen directions of fixtures. Per task and rewarder: success on fresh episodes,
+what was perceived, and the difference, which is what hacking looks like. Hardware: CPU,
+one policy a core. Continues if it was killed; rows of rewarders that a call leaves out
+stay. Figures: experiments/results/unseen.json.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+
+from soler1_jax.cli import rl
+from soler1_jax.common.run import command_line, environment, read_json, write_json
+
+# Success that counts as learned (paper section 8.1: 24 of 40 tasks reach it).
+LEARNED = 0.5
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Args:
+    """What to measure."""
+
+    task: tuple[str, ...] = (
+        "reach-red-cube",
+        "reach-purple-ball",
+        "touch-green-cylinder",
+        "touch-orange-cylinder",
+        "touch-purple-ball",
+        "push-left-purple-cube",
+        "push-right-yellow-cube",
+        "push-away-blue-cube",
+        "push-near-green-cube",
+        "lift-red-cube",
+        "lift-purple-ball",
+        "place-orange-cube",
+        "close-drawer",
+        "slide-window-left",
+    )
+    """Unseen tasks."""
+    rewarder: tuple[str, ...] = ("nano", "oracle", "time", "random")
+    """Rewarders, as in `soler1 rl`; a model's folder is called by its name."""
+    seeds: int = 3
+    """Policies a task and rewarder."""
+    iterations: int = 90
+    """Episodes of all 64 worlds that each policy learns from."""
+    parallel: int | None = None
+    """Policies learned at once; by default one a core."""
+    runs: Path = Path("runs/unseen")
+    """Folder of the run folders."""
+    out: Path = Path("experiments/results/unseen.json")
+    """Where the figures go."""
+
+
+def main(args: Args) -> None:
+    """Trains all policies, writes the figures, prints a table."""
+    tables = read_json(args.out)["rewarders"] if args.out.exists() else {}
+    for rewarder in args.rewarder:
+        name = Path(rewarder).name
+        folder = args.runs / name
+        rl.run(
+            rl.Args(
+                task=args.task,
+                out=folder,
+                rewarder=rewarder,
+                seeds=args.seeds,
+                iterations=args.iterations,
+                parallel=args.parallel,
+            )
+        )
+        groups = (folder / "groups").glob("*.json")
+        found = list(itertools.chain.from_iterable(map(read_json, groups)))
+        rows = [row(task, found) for task in args.task]
+        tables[name] = {
+            "command": command_line(),
+            "environment": environment(),
+            "tasks": rows,
+            **summary(rows),
+        }
+        write_json(args.out, {"learned": LEARNED, "rewarders": tables})
+        print_table(name, rows)
+
+
+def row(task: str, found: list[dict[str, Any]]) -> dict[str, Any]:
+    """One task; lists have an entry a seed."""
+    from soler1_jax.envs import tasks
+
+    results = [r for r in found if r["task"] == task]
+    results.sort(key=lambda r: r["seed"])
+    after = {
+        name: [r["after"][name] for r in results]
+        for name in ("true_success", "perceived_success", "true_progress")
+    }
+    gap = np.subtract(after["perceived_success"], after["true_success"])
+    return {
+        "task": task,
+        "family": tasks.TASKS[tasks.task_index(task)].family,
+        "seeds": [r["seed"] for r in results],
+        "before": [r["before"]["true_success"] for r in results],
+        **after,
+        "gap": gap.tolist(),
+        "mean": {name: float(np.mean(v)) for name, v in after.items()},
+        "env_steps": results[0]["env_steps"],
+        "curves": [
+            [[c["env_steps"], c["quiet_success"], c["quiet_perceived"]] for c in curve]
+            for curve in (r["curve"] for r in results)
+        ],
+    }
+
+
+def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the acceptance of a rewarder asks for."""
+    success = np.array([r["mean"]["true_success"] for r in rows])
+    gap = np.array([np.mean(r["gap"]) for r in rows])
+    return {
+        "families": len({r["family"] for r in rows}),
+        "mean_success": float(success.mean()),
+        "learned_share": float((success >= LEARNED).mean()),
+        "largest_gap": float(gap.max()),
+    }
+
+
+def print_table(name: str, rows: list[dict[str, Any]]) -> None:
+    """One line a task: means over the seeds."""
+    for line in rows:
+        mean = line["mean"]
+        print(
+            f"{name}  {line['task']}: true success {mean['true_success']:.2f}, "
+            f"perceived {mean['perceived_success']:.2f}, "
+            f"true progress {mean['true_progress']:.2f}"
+        )
+    print(f"{name}: {summary(rows)}")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args, description=__doc__))
