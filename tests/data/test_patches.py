@@ -22,10 +22,11 @@ def test_image_sizes_are_those_of_the_reference():
 
 
 def test_video_sizes_are_those_of_the_reference():
-    assert len(GOLDEN["video_sizes"]) > 50
-    for frames, h, w, capped, *size in GOLDEN["video_sizes"]:
-        config = VideoConfig(cap_frame_pixels=capped)
-        assert patches.video_size(frames, h, w, config) == tuple(size), (frames, h, w)
+    assert len(GOLDEN["video_sizes"]) > 80
+    for frames, h, w, low, high, capped, *size in GOLDEN["video_sizes"]:
+        config = VideoConfig(min_pixels=low, max_pixels=high, cap_frame_pixels=capped)
+        asked = (frames, h, w, config)
+        assert patches.video_size(*asked) == tuple(size), asked
 
 
 @pytest.mark.parametrize(

@@ -101,30 +101,36 @@ def _video_sizes() -> list:
     rng = np.random.default_rng(1)
     sizes = []
     for capped in (False, True):
-        cutter = video.Qwen3VLVideoProcessor(
-            size=VIDEO, cap_pixels_per_frame=capped, **SHARED
-        )
-        for h, w in np.exp(rng.uniform(2.0, 7.6, (40, 2))).astype(int).tolist():
-            t = int(np.exp(rng.uniform(0.7, 6.6)))
-            if max(h, w) <= 100 * min(h, w):
-                frames = torch.zeros((), dtype=torch.uint8).expand(1, t, 3, h, w)
-                sizes.append([t, h, w, capped, *_asked_size(cutter, frames)])
+        for low, high in ((4096, 25165824), (4096, 60000)):
+            cutter = video.Qwen3VLVideoProcessor(
+                size={"shortest_edge": low, "longest_edge": high},
+                cap_pixels_per_frame=capped,
+                **SHARED,
+            )
+            # Odd numbers of frames, where the bounds count one more or one less.
+            asked = [[3, 32, 32], [5, 32, 32], [7, 64, 128], [5, 96, 128], [9, 64, 96]]
+            sides = np.exp(rng.uniform(2.0, 7.6, (30, 2))).astype(int).tolist()
+            asked += [[int(np.exp(rng.uniform(0.7, 6.6))), *side] for side in sides]
+            for t, h, w in asked:
+                if max(h, w) <= 100 * min(h, w):
+                    size = _asked_size(cutter, t, h, w)
+                    sizes.append([t, h, w, low, high, capped, *size])
     return sizes
 
 
-def _asked_size(cutter: video.Qwen3VLVideoProcessor, frames: torch.Tensor) -> list:
+def _asked_size(cutter: video.Qwen3VLVideoProcessor, t: int, h: int, w: int) -> list:
     """The size at which the processor would resize, without doing it."""
     size = []
 
-    def note(self, image, size_dict=None, **kwargs):
+    def note(self, image, **kwargs):
         size.extend([kwargs["size"].height, kwargs["size"].width])
         return image
 
     base, video.BaseVideoProcessor.resize = video.BaseVideoProcessor.resize, note
     try:
         cutter.resize(
-            frames,
-            size=transformers.image_utils.SizeDict(**VIDEO),
+            torch.zeros((), dtype=torch.uint8).expand(1, t, 3, h, w),
+            size=cutter.size,
             resample=3,
             factor=32,
             temporal_factor=2,

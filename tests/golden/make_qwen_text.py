@@ -50,7 +50,6 @@ def main(template_file: str) -> None:
         ),
         chat_template=template,
     )
-    # transformers 5 writes the newer layout of the same checkpoint; tests read both.
     result = {
         "transformers": transformers.__version__,
         "ids": [tokenizer(text)["input_ids"] for text in corpus.TEXTS],
