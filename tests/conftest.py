@@ -1,6 +1,9 @@
 """Every test runs on the CPU, with compiled programs kept between runs."""
 
+import json
 import os
+import shutil
+from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -21,3 +24,22 @@ hypothesis.settings.load_profile("jax")
 def key() -> jax.Array:
     """A fixed random key."""
     return jax.random.key(0)
+
+
+@pytest.fixture
+def qwen_folder(tmp_path: Path) -> Path:
+    """The small files of a tiny Qwen checkpoint, to be changed at will."""
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(Path(__file__).parent / "golden/qwen_tiny", folder)
+    config = {
+        "image_processor_type": "Qwen2VLImageProcessorFast",
+        "patch_size": 16,
+        "merge_size": 2,
+        "temporal_patch_size": 2,
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.5, 0.5, 0.5],
+        "size": {"shortest_edge": 1024, "longest_edge": 4096},
+    }
+    for name in ("preprocessor_config.json", "video_preprocessor_config.json"):
+        (folder / name).write_text(json.dumps(config))
+    return folder
