@@ -83,11 +83,11 @@ def mixed_prefix(
     if features is not None:
         pictured = source >= 0
         chosen = jnp.maximum(source, 0)
-        tokens = features.tokens.reshape(-1, words.shape[-1])[chosen]
-        words = jnp.where(pictured[..., None], tokens, words)
-        # Levels lead, so that one lookup serves all of them.
-        levels = jnp.moveaxis(features.deepstack, 1, 0)
-        levels = levels.reshape(levels.shape[0], -1, words.shape[-1])[:, chosen]
+        # Frames and their tokens become one axis; levels lead, for one lookup in all.
+        tokens = jax.lax.collapse(features.tokens, 0, 2)
+        levels = jax.lax.collapse(jnp.moveaxis(features.deepstack, 1, 0), 1, 3)
+        words = jnp.where(pictured[..., None], tokens[chosen], words)
+        levels = levels[:, chosen]
         deepstack = jnp.moveaxis(jnp.where(pictured[..., None], levels, 0), 0, 1)
     return Prefix(
         embeds=words,
