@@ -25,9 +25,9 @@ _FRAME_TOKENS = 12
 _VISION_THETA = 1e4
 
 
-def read_hf_config(folder: str | Path) -> dict[str, Any]:
-    """Reads `config.json`; UserError if the folder has none or it is no JSON object."""
-    path = Path(folder) / CONFIG
+def read_hf_json(folder: str | Path, name: str = CONFIG) -> dict[str, Any]:
+    """Reads a JSON file; UserError if it is missing or holds no object."""
+    path = Path(folder) / name
     if not path.is_file():
         raise UserError(
             f"a Hugging Face checkpoint is a folder with {CONFIG}; {path} is not there; "
@@ -174,8 +174,7 @@ def require_qwen3_vl(config: ModelConfig) -> None:
 def _vision(data: Mapping[str, Any]) -> VisionConfig:
     _require("vision_config.hidden_act", data.get("hidden_act"), "gelu_pytorch_tanh")
     _require("vision_config.in_channels", data.get("in_channels", 3), 3)
-    rope = data.get("rope_parameters") or {}
-    theta = rope.get("rope_theta", _VISION_THETA)
+    theta = _rope(data).get("rope_theta", _VISION_THETA)
     _require("vision_config.rope_parameters.rope_theta", theta, _VISION_THETA)
     places = _whole(data, "num_position_embeddings")
     if math.isqrt(places) ** 2 != places:
@@ -183,8 +182,8 @@ def _vision(data: Mapping[str, Any]) -> VisionConfig:
             f"num_position_embeddings must be a square number; got {places}; "
             f"restore {CONFIG}"
         )
-    levels = data.get("deepstack_visual_indexes", ())
-    if not isinstance(levels, (list, tuple)) or list(levels) != sorted(set(levels)):
+    levels = _numbers("deepstack_visual_indexes", data.get("deepstack_visual_indexes"))
+    if list(levels) != sorted(set(levels)):
         raise UserError(
             f"deepstack_visual_indexes must rise; got {levels}; restore {CONFIG}"
         )
@@ -199,7 +198,7 @@ def _vision(data: Mapping[str, Any]) -> VisionConfig:
         num_heads=_whole(data, "num_heads"),
         position_grid=math.isqrt(places),
         spatial_merge_size=merge,
-        deepstack_indexes=tuple(levels),
+        deepstack_indexes=levels,
         scan_layers=True,
     )
 
@@ -207,21 +206,20 @@ def _vision(data: Mapping[str, Any]) -> VisionConfig:
 def _text(data: Mapping[str, Any], tie: bool) -> TextConfig:
     _require("text_config.hidden_act", data.get("hidden_act", "silu"), "silu")
     _require("text_config.attention_bias", data.get("attention_bias", False), False)
-    dropout = float(data.get("attention_dropout", 0))
-    _require("text_config.attention_dropout", dropout, 0.0)
+    _require("text_config.attention_dropout", data.get("attention_dropout", 0), 0)
     kinds = set(data.get("layer_types") or ()) - {"full_attention"}
     _require("text_config.layer_types", sorted(kinds), [])
-    rope = dict(data.get("rope_parameters") or data.get("rope_scaling") or {})
+    rope = _rope(data)
     kind = rope.get("rope_type", rope.get("type", "default"))
     # "mrope" is how the files of older Qwen models say it.
     _require("rope_type", "default" if kind == "mrope" else kind, "default")
     _require("mrope_interleaved", rope.get("mrope_interleaved", True), True)
     theta = rope.get("rope_theta", data.get("rope_theta"))
-    section = rope.get("mrope_section")
-    if not isinstance(section, (list, tuple)) or len(section) != 3:
+    section = _numbers("mrope_section", rope.get("mrope_section"))
+    if len(section) != 3:
         raise UserError(
-            f"rope_scaling must give mrope_section as three numbers; got {section}; "
-            f"restore {CONFIG}"
+            "mrope_section has a number each for time, height and width; got "
+            f"{section}; restore {CONFIG}"
         )
     heads = _whole(data, "num_attention_heads")
     return TextConfig(
@@ -235,7 +233,7 @@ def _text(data: Mapping[str, Any], tie: bool) -> TextConfig:
         else _whole(data, "num_key_value_heads"),
         head_dim=_whole(data, "head_dim"),
         rope_theta=_number("rope_theta", theta),
-        mrope_section=tuple(section),
+        mrope_section=section,
         norm_eps=_number("rms_norm_eps", data.get("rms_norm_eps", 1e-6)),
         tie_embeddings=tie,
         scan_layers=True,
@@ -255,6 +253,24 @@ def _object(data: Mapping[str, Any], field: str) -> Mapping[str, Any]:
     if not isinstance(data.get(field), Mapping):
         raise UserError(f"{CONFIG} must hold an object {field}; restore the file")
     return data[field]
+
+
+def _rope(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What transformers 5 calls rope_parameters and 4.57 rope_scaling."""
+    for field in ("rope_parameters", "rope_scaling"):
+        if data.get(field) is not None:
+            return _object(data, field)
+    return {}
+
+
+def _numbers(field: str, value: Any) -> tuple[int, ...]:
+    whole = isinstance(value, (list, tuple))
+    if not whole or not all(isinstance(v, int) and v >= 0 for v in value):
+        raise UserError(
+            f"{field} must be a list of whole numbers; {CONFIG} says {value!r}; "
+            "restore the file"
+        )
+    return tuple(value)
 
 
 def _whole(data: Mapping[str, Any], field: str) -> int:

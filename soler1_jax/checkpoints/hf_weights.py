@@ -15,9 +15,9 @@ import numpy as np
 import safetensors
 
 from soler1_jax.checkpoints import hf_names
-from soler1_jax.checkpoints.hf_config import from_hf, read_hf_config
+from soler1_jax.checkpoints.hf_config import from_hf, read_hf_json
 from soler1_jax.checkpoints.hf_names import Tensor, tensors
-from soler1_jax.common.errors import UserError, nearest_hint
+from soler1_jax.common.errors import UserError
 from soler1_jax.model.config import ModelConfig
 from soler1_jax.model.functional import Params
 
@@ -43,7 +43,7 @@ def load_hf(folder: str | Path, dtype: str = "bfloat16") -> tuple[ModelConfig, P
             f"weights are loaded as {' or '.join(DTYPES)}; got {dtype!r}; choose one"
         )
     folder = Path(folder)
-    config = from_hf(read_hf_config(folder), name=folder.resolve().name, dtype=dtype)
+    config = from_hf(read_hf_json(folder), name=folder.resolve().name, dtype=dtype)
     files = locate_tensors(folder)
     wanted = tensors(config)
     _check_names(config, wanted, files, folder)
@@ -121,12 +121,17 @@ class Loader:
         self.arrays: dict[hf_names.Path, np.ndarray] = {}
 
     def put(self, tensor: Tensor, stored: np.ndarray) -> None:
-        """Adds one tensor; UserError if its shape is not the one the model has."""
+        """Adds one tensor; UserError if its shape or kind is not what the model has."""
         if stored.shape != tensor.shape:
             raise UserError(
                 f"weights must fit config.json; {tensor.name} should have shape "
                 f"{list(tensor.shape)} and has {list(stored.shape)}; restore both from "
                 "one checkpoint"
+            )
+        if stored.dtype.itemsize < 2 or not jnp.issubdtype(stored.dtype, jnp.floating):
+            raise UserError(
+                f"weights are stored with 16 bits or more; {tensor.name} is "
+                f"{stored.dtype}; use a checkpoint that is not quantised"
             )
         ours = tensor.to_ours(stored)
         if tensor.layer is None:
@@ -170,10 +175,10 @@ def _check_names(
     allowed = {hf_names.HEAD} if config.text.tie_embeddings else set()
     extra = sorted(set(files) - names - allowed)
     if missing:
-        hint = nearest_hint(missing[0], extra) if extra else ""
+        instead = f", but has {extra[0]}{_more(extra)}" if extra else ""
         raise UserError(
             f"a checkpoint must hold every tensor of its model; {folder} lacks "
-            f"{missing[0]}{_more(missing)}{hint}; copy the whole folder again"
+            f"{missing[0]}{_more(missing)}{instead}; copy the whole folder again"
         )
     if extra:
         raise UserError(

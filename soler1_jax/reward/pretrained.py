@@ -5,7 +5,6 @@ pictures are padded to a few sizes, so that programs are compiled for few shapes
 """
 
 import functools
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import jax
 import numpy as np
 from jax.typing import ArrayLike
 
+from soler1_jax.checkpoints.hf_config import read_hf_json
 from soler1_jax.checkpoints.hf_weights import load_hf
 from soler1_jax.model.config import ModelConfig
 from soler1_jax.model.functional import Functional, Params
@@ -139,8 +139,7 @@ def load_vlm(path: str | Path, dtype: str = "bfloat16") -> PretrainedVLM:
 def _stop_ids(folder: Path) -> tuple[int, ...]:
     """Reads the end tokens; none if the checkpoint does not say."""
     for name in ("generation_config.json", "config.json"):
-        path = folder / name
-        data = json.loads(path.read_text()) if path.is_file() else {}
+        data = read_hf_json(folder, name) if (folder / name).is_file() else {}
         for part in (data, data.get("text_config") or {}):
             ids = part.get("eos_token_id")
             if ids is not None:
