@@ -33,7 +33,8 @@ def attend(
     Args:
       query: [B, T, h, d].
       keys, values: [B, g, C, d]; g divides h.
-      mask: bool [B, T, C], True where a query may look; None for everywhere.
+      mask: bool [B, T, C] or [B, 1, C], True where a query may look; None for
+        everywhere.
 
     Returns:
       [B, T, h, d] in query's dtype.
@@ -64,13 +65,21 @@ class VisionAttention(nnx.Module):
         self.proj = Linear((size, size), ("heads", "embed"), use_bias=True, rngs=rngs)
         self.heads = heads
 
-    def __call__(self, x: jax.Array, angles: jax.Array) -> jax.Array:
-        """Maps [N, P, size] with rotary angles [P, d/2] to [N, P, size]."""
+    def __call__(
+        self, x: jax.Array, angles: jax.Array, mask: jax.Array | None = None
+    ) -> jax.Array:
+        """Maps [N, P, size] to [N, P, size].
+
+        Args:
+          x: frames.
+          angles: rotary, float32 [P, d/2], or [N, P, d/2] for frames of different sizes.
+          mask: bool [N, P], False on padding; None for none.
+        """
         frames, patches, size = x.shape
         qkv = self.qkv(x).reshape(frames, patches, 3, self.heads, size // self.heads)
         query, key = rotate(qkv[:, :, 0], angles), rotate(qkv[:, :, 1], angles)
         key, value = jnp.swapaxes(key, 1, 2), jnp.swapaxes(qkv[:, :, 2], 1, 2)
-        out = attend(query, key, value, None)
+        out = attend(query, key, value, None if mask is None else mask[:, None])
         return self.proj(out.reshape(frames, patches, size))
 
 

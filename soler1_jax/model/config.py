@@ -87,6 +87,11 @@ class VisionConfig:
         return self.cell_size or self.hidden_size
 
     @property
+    def patch_values(self) -> int:
+        """Numbers of a patch of the linear stem: channel, time, row, column."""
+        return 3 * self.temporal_patch_size * self.patch_size**2
+
+    @property
     def merged_grid(self) -> int:
         """Tokens along one side of a frame."""
         return self.grid // self.spatial_merge_size
@@ -193,6 +198,21 @@ class GroundingConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class MediaTokens:
+    """Token ids that stand for pictures in a prompt, as a Qwen3-VL processor writes it.
+
+    Attributes:
+      image, video: placeholder of one merged patch of a picture or of a video.
+      start, end: around the placeholders of each frame.
+    """
+
+    image: int
+    video: int
+    start: int
+    end: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """The whole model.
 
@@ -207,7 +227,9 @@ class ModelConfig:
         frame; 0 for none.
       bin_count: outputs of the value head; 0 for none.
       state_size: outputs of the state head; 0 for none.
-      dtype: of activations; parameters are float32.
+      media: placeholders of pictures in a prompt; None for models whose frames are
+        given beside the prompt.
+      dtype: of activations; parameters may have another.
     """
 
     name: str
@@ -218,6 +240,7 @@ class ModelConfig:
     frame_roles: int = 0
     bin_count: int = 0
     state_size: int = 0
+    media: MediaTokens | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
@@ -271,6 +294,7 @@ class ModelConfig:
             "vision": VisionConfig,
             "text": TextConfig,
             "grounding": GroundingConfig,
+            "media": MediaTokens,
         }
         fields = dict(data)
         for key, part in parts.items():

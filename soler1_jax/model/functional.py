@@ -14,7 +14,9 @@ from flax import nnx
 from soler1_jax.common.errors import UserError
 from soler1_jax.model.config import ModelConfig
 from soler1_jax.model.grounding import DenseLogits, Grounded
+from soler1_jax.model.patches import Patches
 from soler1_jax.model.prefix import Prefix
+from soler1_jax.model.prompt import Prompt
 from soler1_jax.model.vision import FrameFeatures
 from soler1_jax.model.vlm import VLM, Cache, Outputs, Step
 
@@ -71,6 +73,20 @@ class Functional:
     ) -> Grounded:
         """See `VLM.ground`."""
         return self.module(params).ground(features, ids, mask)
+
+    def encode_patches(self, params: Params, patches: Patches) -> FrameFeatures:
+        """See `VLM.encode_patches`."""
+        return self.module(params).encode_patches(patches)
+
+    def mix(
+        self, params: Params, prompt: Prompt, features: FrameFeatures | None = None
+    ) -> Prefix:
+        """See `VLM.mix`."""
+        return self.module(params).mix(prompt, features)
+
+    def prompt_logits(self, params: Params, prefix: Prefix) -> jax.Array:
+        """See `VLM.prompt_logits`."""
+        return self.module(params).prompt_logits(prefix)
 
     def prefix(self, params: Params, *args: Any, **kwargs: Any) -> Prefix:
         """See `VLM.prefix`."""

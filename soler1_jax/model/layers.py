@@ -1,6 +1,6 @@
 """Linear maps, norms, tables and feed-forward blocks.
 
-Parameters are float32 and carry logical axis names (`Functional.logical_axes`);
+Parameters are drawn in float32 and carry logical axis names (`Functional.logical_axes`);
 activations have the configured dtype; norms are computed in float32.
 """
 
@@ -40,13 +40,13 @@ class Linear(nnx.Module):
             parameter(jnp.zeros(outputs), (axes[-1],)) if use_bias else nnx.data(None)
         )
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps [..., in] to [..., out] in x's dtype."""
+    def __call__(self, x: jax.Array, dtype: jnp.dtype | None = None) -> jax.Array:
+        """Maps [..., in] to [..., out] in `dtype`, by default x's."""
         kernel = self.kernel[...].astype(x.dtype)
         y = jnp.dot(x, kernel, preferred_element_type=jnp.float32)
         if self.bias is not None:
             y = y + self.bias[...]
-        return y.astype(x.dtype)
+        return y.astype(dtype or x.dtype)
 
 
 class Embedding(nnx.Module):

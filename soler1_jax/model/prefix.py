@@ -1,4 +1,5 @@
-"""The decoder's prefix: the tokens of up to a few frames, then the prompt.
+"""The decoder's prefix: the tokens of up to a few frames, then the prompt, or pictures
+among the words of a prompt.
 
 Letters: B sequences, F frames, n tokens of a frame, Lp words of the prompt, P = F*n + Lp
 places of the prefix, S places of a completion, D channels, Ls DeepStack levels.
@@ -10,6 +11,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from soler1_jax.model.prompt import Prompt
+from soler1_jax.model.vision import FrameFeatures
 
 
 class Prefix(NamedTuple):
@@ -63,6 +67,36 @@ def prefix_positions(
     words = jnp.broadcast_to(words[:, None], (batch, 3, prompt_mask.shape[1]))
     positions = jnp.concatenate([pictures, words], axis=2)
     return positions.astype(jnp.int32), (begin + counts[:, -1:])[:, 0]
+
+
+def mixed_prefix(
+    words: jax.Array, prompt: Prompt, features: FrameFeatures | None
+) -> Prefix:
+    """Puts picture tokens in the places of their placeholders.
+
+    Args:
+      words: [B, P, D], embedded `prompt.ids`.
+      prompt: of `prompt.make_prompt`.
+      features: of its patches; None without pictures.
+    """
+    source, deepstack = jnp.asarray(prompt.source), words[:, None, :0]
+    if features is not None:
+        pictured = source >= 0
+        chosen = jnp.maximum(source, 0)
+        # Frames and their tokens become one axis; levels lead, for one lookup in all.
+        tokens = jax.lax.collapse(features.tokens, 0, 2)
+        levels = jax.lax.collapse(jnp.moveaxis(features.deepstack, 1, 0), 1, 3)
+        words = jnp.where(pictured[..., None], tokens[chosen], words)
+        levels = levels[:, chosen]
+        deepstack = jnp.moveaxis(jnp.where(pictured[..., None], levels, 0), 0, 1)
+    return Prefix(
+        embeds=words,
+        positions=jnp.asarray(prompt.positions),
+        deepstack=deepstack,
+        mask=jnp.asarray(prompt.mask),
+        last=jnp.asarray(prompt.last),
+        next_position=jnp.asarray(prompt.next_position),
+    )
 
 
 def prefix_mask(mask: jax.Array, *, bidirectional: bool) -> jax.Array:

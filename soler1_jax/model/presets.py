@@ -5,12 +5,14 @@ import dataclasses
 from soler1_jax.common.errors import UserError, nearest_hint
 from soler1_jax.model.config import (
     GroundingConfig,
+    MediaTokens,
     ModelConfig,
     TextConfig,
     VisionConfig,
 )
 
 QWEN_VOCAB_SIZE = 151936
+QWEN_MEDIA = MediaTokens(image=151655, video=151656, start=151652, end=151653)
 
 
 def nano(vocab_size: int) -> ModelConfig:
@@ -133,6 +135,7 @@ def _qwen3_vl(
             scan_layers=True,
             remat=True,
         ),
+        media=QWEN_MEDIA,
         dtype="bfloat16",
     )
 

@@ -44,6 +44,21 @@ def axial_angles(grid: int, head_dim: int, theta: float = 1e4) -> np.ndarray:
     return np.concatenate([rows[:, None] * base, columns[:, None] * base], axis=-1)
 
 
+def place_angles(places: jax.Array, head_dim: int, theta: float = 1e4) -> jax.Array:
+    """`axial_angles` of patches anywhere.
+
+    Args:
+      places: int32 [..., P, 2], row and column.
+      head_dim: channels of a head.
+      theta: base.
+
+    Returns:
+      float32 [..., P, head_dim/2].
+    """
+    turns = places[..., None] * jnp.asarray(frequencies(head_dim // 2, theta))
+    return turns.reshape(*places.shape[:-1], -1)
+
+
 def mrope_axes(sections: tuple[int, int, int]) -> np.ndarray:
     """Which position (0 time, 1 height, 2 width) turns each frequency, int [d/2].
 

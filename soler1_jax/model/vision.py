@@ -1,5 +1,7 @@
 """The picture encoder: frames to patch features, merged tokens and DeepStack features.
 
+Frames of the configured size come as pixels; frames of any size come as `Patches`.
+
 Letters: N frames, H W pixels, G patches along a side, P = G*G patches, K merged tokens,
 Ls DeepStack levels, Dv and D channels of encoder and decoder. Each frame is encoded on
 its own: no patch ever sees another frame.
@@ -13,10 +15,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from soler1_jax.common.errors import UserError
 from soler1_jax.model.attention import VisionAttention
 from soler1_jax.model.config import CELL_PIXELS, VisionConfig
 from soler1_jax.model.layers import MLP, Embedding, LayerNorm, Linear
-from soler1_jax.model.rope import axial_angles, interpolate_table
+from soler1_jax.model.patches import Patches
+from soler1_jax.model.rope import axial_angles, interpolate_table, place_angles
 from soler1_jax.model.stack import LayerStack
 
 
@@ -157,9 +161,11 @@ class VisionBlock(nnx.Module):
         self.norm2 = LayerNorm(size)
         self.mlp = MLP((size, config.intermediate_size, size), rngs=rngs)
 
-    def __call__(self, x: jax.Array, angles: jax.Array) -> jax.Array:
-        """Maps [N, P, Dv] to [N, P, Dv]."""
-        x = x + self.attn(self.norm1(x), angles)
+    def __call__(
+        self, x: jax.Array, angles: jax.Array, mask: jax.Array | None = None
+    ) -> jax.Array:
+        """Maps [N, P, Dv] to [N, P, Dv]; see `VisionAttention`."""
+        x = x + self.attn(self.norm1(x), angles, mask)
         return x + self.mlp(self.norm2(x))
 
 
@@ -179,12 +185,21 @@ class PatchMerger(nnx.Module):
         self.norm_after, self.grid = norm_after, config.grid
         self.side = config.spatial_merge_size
 
-    def __call__(self, patches: jax.Array) -> jax.Array:
-        """Maps [N, P, Dv] to [N, K, D]."""
+    def __call__(self, patches: jax.Array, *, raster: bool = True) -> jax.Array:
+        """Maps [N, P, Dv] to [N, K, D].
+
+        Args:
+          patches: of frames.
+          raster: whether they come row by row, as those of a square frame do, or in
+            merge-block order.
+        """
         x = patches if self.norm_after else self.norm(patches)
-        x = x.reshape(x.shape[0], self.grid, self.grid, x.shape[-1])
-        x = space_to_depth(x, self.side)
-        x = x.reshape(x.shape[0], -1, x.shape[-1])
+        if raster:
+            x = x.reshape(x.shape[0], self.grid, self.grid, x.shape[-1])
+            x = space_to_depth(x, self.side)
+            x = x.reshape(x.shape[0], -1, x.shape[-1])
+        else:
+            x = x.reshape(x.shape[0], -1, self.side**2 * x.shape[-1])
         return self.mlp(self.norm(x) if self.norm_after else x)
 
 
@@ -239,25 +254,52 @@ class VisionTower(nnx.Module):
         self, frames: jax.Array, wrist: jax.Array | None = None
     ) -> FrameFeatures:
         """Encodes uint8 [N, H, W, 3], RGB, and the wrist's view of the same size."""
-        config = self.config
         x, details = self._embed(frames, self._positions())
-        angles = self._angles(config.grid)
+        features = self._features(x, self._angles(self.config.grid))
+        places = self._places(features.patches, details)
+        features = features._replace(patches=places)
+        if wrist is None:
+            return features
+        seen = jnp.ones(frames.shape[0], bool)
+        return features._replace(wrist=self._look_close(wrist), wrist_seen=seen)
+
+    def encode_patches(self, patches: Patches) -> FrameFeatures:
+        """Encodes frames of any size; P and K count padding too, which means nothing."""
+        config = self.config
+        if config.stem != "linear":
+            raise UserError(
+                "patches of any size need the linear stem; this model has another; "
+                f"give it frames of {config.image_size} pixels"
+            )
+        x = self.patch_embed.proj(jnp.asarray(patches.values).astype(self.dtype))
+        table = self.pos_embed.embedding[...][jnp.asarray(patches.taps)]
+        mixed = jnp.sum(table * jnp.asarray(patches.weights)[..., None], axis=-2)
+        angles = place_angles(patches.places, config.hidden_size // config.num_heads)
+        x = x + mixed.astype(x.dtype)
+        return self._features(x, angles, jnp.asarray(patches.mask), raster=False)
+
+    def _features(
+        self,
+        x: jax.Array,
+        angles: jax.Array,
+        mask: jax.Array | None = None,
+        *,
+        raster: bool = True,
+    ) -> FrameFeatures:
+        """Runs blocks and mergers over embedded patches [N, P, Dv]."""
+        config = self.config
         levels, low = [], 0
         for index, merger in zip(
             config.deepstack_indexes, self.deepstack_merger_list, strict=True
         ):
-            x = self._run(x, angles, (low, index + 1))
-            levels.append(merger(x))
+            x = self._run(x, angles, (low, index + 1), mask)
+            levels.append(merger(x, raster=raster))
             low = index + 1
-        x = self._run(x, angles, (low, config.depth))
-        tokens = self.merger(x)
+        x = self._run(x, angles, (low, config.depth), mask)
+        tokens = self.merger(x, raster=raster)
         empty = jnp.zeros((x.shape[0], 0, *tokens.shape[1:]), tokens.dtype)
         deepstack = jnp.stack(levels, axis=1) if levels else empty
-        features = FrameFeatures(self._places(x, details), tokens, deepstack)
-        if wrist is None:
-            return features
-        seen = jnp.ones(x.shape[0], bool)
-        return features._replace(wrist=self._look_close(wrist), wrist_seen=seen)
+        return FrameFeatures(x, tokens, deepstack)
 
     def _look_close(self, wrist: jax.Array) -> jax.Array:
         """Encodes the wrist camera's view, in which things are large: [N, Pw, Dp]."""
@@ -295,9 +337,15 @@ class VisionTower(nnx.Module):
         weights = interpolate_table(self.config.position_grid, self.config.grid)
         return jnp.asarray(weights) @ table
 
-    def _run(self, x: jax.Array, angles: jax.Array, span: tuple[int, int]) -> jax.Array:
+    def _run(
+        self,
+        x: jax.Array,
+        angles: jax.Array,
+        span: tuple[int, int],
+        mask: jax.Array | None = None,
+    ) -> jax.Array:
         if span[0] == span[1]:
             return x
         return self.blocks.run(
-            lambda block, x, _, __: (block(x, angles), None), x, span=span
+            lambda block, x, _, __: (block(x, angles, mask), None), x, span=span
         )[0]

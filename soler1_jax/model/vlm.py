@@ -22,13 +22,16 @@ from soler1_jax.model.config import ModelConfig
 from soler1_jax.model.decoder import Decoder, grow
 from soler1_jax.model.grounding import DenseLogits, Grounded, Grounder
 from soler1_jax.model.layers import Embedding, Linear, parameter
+from soler1_jax.model.patches import Patches
 from soler1_jax.model.prefix import (
     Prefix,
     frame_offsets,
     full_mask,
+    mixed_prefix,
     prefix_mask,
     prefix_positions,
 )
+from soler1_jax.model.prompt import Prompt
 from soler1_jax.model.vision import FrameFeatures, VisionTower
 
 FIRST, PREVIOUS, CURRENT = range(3)
@@ -117,6 +120,10 @@ class VLM(nnx.Module):
                 )
         return self.visual(frames, wrist)
 
+    def encode_patches(self, patches: Patches) -> FrameFeatures:
+        """Encodes frames of any size, each on its own; needs the linear stem."""
+        return self.visual.encode_patches(patches)
+
     def dense(self, features: FrameFeatures) -> DenseLogits:
         """Classifies every patch (needs `config.grounding`)."""
         return self.grounder.dense(features)
@@ -192,6 +199,16 @@ class VLM(nnx.Module):
             next_position=following,
         )
 
+    def mix(self, prompt: Prompt, features: FrameFeatures | None = None) -> Prefix:
+        """Embeds a prompt with pictures among its words.
+
+        Args:
+          prompt: of `prompt.make_prompt`.
+          features: of its patches; None without pictures.
+        """
+        words = self.embed_tokens(prompt.ids, self.config.dtype)
+        return mixed_prefix(words, prompt, features)
+
     @property
     def compares(self) -> bool:
         """Whether frames are compared with each other."""
@@ -266,6 +283,10 @@ class VLM(nnx.Module):
         step = self._read(hidden)
         return Outputs(step.logits, step.value_logits, self._state(last))
 
+    def prompt_logits(self, prefix: Prefix) -> jax.Array:
+        """Predicts what follows each place of a prefix: float32 [B, P, V]."""
+        return self._read(self._prefill(prefix)[0]).logits
+
     def prefill(self, prefix: Prefix, capacity: int) -> tuple[Cache, Step, jax.Array]:
         """Runs the prefix once.
 
@@ -276,12 +297,7 @@ class VLM(nnx.Module):
         Returns:
           The cache, predictions of the first token, and the state [B, state_size].
         """
-        hidden, layers = self.language_model(
-            prefix.embeds,
-            prefix.positions,
-            prefix_mask(prefix.mask, bidirectional=self._bidirectional),
-            prefix.deepstack,
-        )
+        hidden, layers = self._prefill(prefix)
         places = prefix.mask.shape[1]
         cache = Cache(
             layers=grow(layers, places + capacity),
@@ -306,6 +322,14 @@ class VLM(nnx.Module):
         cache = Cache(layers, valid, cache.index + 1, cache.position + 1)
         return cache, self._read(hidden[:, 0])
 
+    def _prefill(self, prefix: Prefix) -> tuple[jax.Array, Any]:
+        return self.language_model(
+            prefix.embeds,
+            prefix.positions,
+            prefix_mask(prefix.mask, bidirectional=self._bidirectional),
+            prefix.deepstack,
+        )
+
     @property
     def _bidirectional(self) -> bool:
         return self.config.text.prefix_attention == "bidirectional"
@@ -317,7 +341,7 @@ class VLM(nnx.Module):
         if self.config.text.tie_embeddings:
             logits = self.embed_tokens.attend(hidden)
         else:
-            logits = self.lm_head(hidden).astype(jnp.float32)
+            logits = self.lm_head(hidden, jnp.float32)
         if not self.config.bin_count:
             return Step(logits, jnp.zeros((*hidden.shape[:-1], 0)))
         return Step(logits, self.value_head(hidden).astype(jnp.float32))

@@ -1,0 +1,180 @@
+"""A released Qwen3-VL checkpoint, ready to be asked.
+
+Takes what its processor returns, as numpy arrays or anything numpy can read. Prompts and
+pictures are padded to a few sizes, so that programs are compiled for few shapes.
+"""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.typing import ArrayLike
+
+from soler1_jax.checkpoints.hf_config import read_hf_json
+from soler1_jax.checkpoints.hf_weights import load_hf
+from soler1_jax.model.config import ModelConfig
+from soler1_jax.model.functional import Functional, Params
+from soler1_jax.model.patches import Patches
+from soler1_jax.model.prefix import Prefix
+from soler1_jax.model.prompt import Prompt, make_prompt
+from soler1_jax.sampling.methods import GREEDY, Method
+from soler1_jax.sampling.unconstrained import Written, write
+
+
+class PretrainedVLM:
+    """A model and its weights.
+
+    Attributes:
+      config: of the model.
+      params: tree of parameters, to be replaced freely by one like it.
+      stop_ids: tokens that end an answer.
+    """
+
+    def __init__(
+        self, config: ModelConfig, params: Params, stop_ids: tuple[int, ...] = ()
+    ) -> None:
+        self.config, self.params, self.stop_ids = config, params, stop_ids
+
+    def logits(
+        self,
+        input_ids: ArrayLike,
+        attention_mask: ArrayLike | None = None,
+        pixel_values: ArrayLike | None = None,
+        image_grid_thw: ArrayLike | None = None,
+        pixel_values_videos: ArrayLike | None = None,
+        video_grid_thw: ArrayLike | None = None,
+        mm_token_type_ids: ArrayLike | None = None,
+    ) -> jax.Array:
+        """Predicts what follows each token.
+
+        Args:
+          input_ids: int [B, T].
+          attention_mask: [B, T], 0 on padding, left or right; None for none.
+          pixel_values, pixel_values_videos: float [patches, channel*time*row*column].
+          image_grid_thw, video_grid_thw: int [M, 3], temporal patches, rows, columns.
+          mm_token_type_ids: what the processor also returns; the ids say it already.
+
+        Returns:
+          float32 [B, T, V]; meaningless on padding.
+
+        Raises:
+          UserError: the arrays do not fit each other or the model.
+        """
+        prompt, patches = make_prompt(
+            self.config,
+            input_ids,
+            attention_mask,
+            pixel_values,
+            image_grid_thw,
+            pixel_values_videos,
+            video_grid_thw,
+        )
+        out = _logits(Functional(self.config), self.params, prompt, patches)
+        return out[:, : np.shape(input_ids)[1]]
+
+    def generate(
+        self,
+        input_ids: ArrayLike,
+        attention_mask: ArrayLike | None = None,
+        pixel_values: ArrayLike | None = None,
+        image_grid_thw: ArrayLike | None = None,
+        pixel_values_videos: ArrayLike | None = None,
+        video_grid_thw: ArrayLike | None = None,
+        mm_token_type_ids: ArrayLike | None = None,
+        *,
+        length: int = 200,
+        method: Method = GREEDY,
+        seed: int = 0,
+    ) -> Written:
+        """Writes an answer to each prompt.
+
+        Args:
+          input_ids, attention_mask, pixel_values, image_grid_thw, pixel_values_videos,
+            video_grid_thw, mm_token_type_ids: as for `logits`.
+          length: the most tokens of an answer.
+          method: how tokens are drawn.
+          seed: of the draws.
+
+        Returns:
+          Written, int32 [B, length] tokens and more.
+
+        Raises:
+          UserError: the arrays do not fit each other or the model.
+        """
+        prompt, patches = make_prompt(
+            self.config,
+            input_ids,
+            attention_mask,
+            pixel_values,
+            image_grid_thw,
+            pixel_values_videos,
+            video_grid_thw,
+        )
+        return _write(
+            (Functional(self.config), length, self.stop_ids, method),
+            self.params,
+            prompt,
+            patches,
+            jax.random.key(seed),
+        )
+
+
+def load_vlm(path: str | Path, dtype: str = "bfloat16") -> PretrainedVLM:
+    """Loads a Qwen3-VL checkpoint from a folder.
+
+    Args:
+      path: folder with config.json and safetensors files, as released or as written by
+        transformers' `save_pretrained`.
+      dtype: of weights and activations, float32 or bfloat16.
+
+    Raises:
+      UserError: the folder is missing, incomplete or damaged, or not a Qwen3-VL.
+    """
+    config, params = load_hf(path, dtype)
+    return PretrainedVLM(config, params, _stop_ids(Path(path)))
+
+
+def _stop_ids(folder: Path) -> tuple[int, ...]:
+    """Reads the end tokens; none if the checkpoint does not say."""
+    for name in ("generation_config.json", "config.json"):
+        data = read_hf_json(folder, name) if (folder / name).is_file() else {}
+        for part in (data, data.get("text_config") or {}):
+            ids = part.get("eos_token_id")
+            if ids is not None:
+                return tuple(ids) if isinstance(ids, list) else (ids,)
+    return ()
+
+
+def _prefix(model: Any, prompt: Prompt, patches: Patches | None) -> Prefix:
+    features = None if patches is None else model.encode_patches(patches)
+    return model.mix(prompt, features)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _logits(
+    model: Functional, params: Params, prompt: Prompt, patches: Patches | None
+) -> jax.Array:
+    vlm = model.module(params)
+    return vlm.prompt_logits(_prefix(vlm, prompt, patches))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _write(
+    static: tuple[Functional, int, tuple[int, ...], Method],
+    params: Params,
+    prompt: Prompt,
+    patches: Patches | None,
+    key: jax.Array,
+) -> Written:
+    model, length, stop_ids, method = static
+    vlm = model.module(params)
+    return write(
+        vlm,
+        _prefix(vlm, prompt, patches),
+        key,
+        length=length,
+        stop_ids=stop_ids,
+        method=method,
+    )
