@@ -6,7 +6,7 @@ BIN := .venv/bin
 RUFF := --line-length 88 --select E,F,I,UP,B,W --ignore E501
 export JAX_PLATFORMS ?=
 
-.PHONY: install quickstart test lint clean
+.PHONY: install quickstart test parity lint clean
 
 install: .venv/installed
 
@@ -22,6 +22,11 @@ quickstart: install
 
 test: install
 	$(BIN)/pytest -m "not slow"
+
+# Live against transformers; brings torch.
+parity: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,parity]'
+	$(BIN)/pytest -m parity
 
 lint: install
 	$(BIN)/ruff check $(RUFF) soler1_jax kernels tests experiments
