@@ -12,6 +12,9 @@ from qwen3_vl_cases import CHECKPOINT, IMAGE, SMALLEST, batch, prompts
 
 import soler1_jax
 from soler1_jax.common.errors import UserError
+from soler1_jax.model.functional import Functional
+from soler1_jax.model.prompt import make_prompt
+from soler1_jax.reward import pretrained
 from soler1_jax.sampling.methods import Method
 
 
@@ -80,3 +83,12 @@ def test_importing_the_package_imports_nothing_else() -> None:
 def test_a_missing_folder_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"config\.json is not there"):
         soler1_jax.load_vlm(tmp_path / "nothing")
+
+
+def test_float32_products_are_not_shortened(model, given) -> None:
+    """GPUs and TPUs multiply float32 in fewer bits unless asked not to."""
+    prompt, patches = make_prompt(model.config, **given)
+    functions = Functional(model.config)
+    text = pretrained._logits.lower(functions, model.params, prompt, patches).as_text()
+    products = [line for line in text.splitlines() if "dot_general" in line]
+    assert products and all("HIGHEST" in line for line in products)
