@@ -34,7 +34,7 @@ def make_batch(seed=0, episodes=4, frames=3, queries=2, image=16, patch=4):
         "name_ids": name_ids,
         "name_mask": name_mask,
         "named": rng.integers(2, 7, e).astype(np.int32),
-        "facts": rng.normal(size=(e, t, len(FACTS))).astype(np.float32),
+        "facts": 0.1 * rng.normal(size=(e, t, len(FACTS))).astype(np.float32),
         "prompt_ids": prompt_ids,
         "prompt_mask": prompt_mask,
         "completion_ids": completion_ids,
