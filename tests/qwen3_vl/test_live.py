@@ -34,7 +34,8 @@ from transformers import (  # noqa: E402
 import soler1_jax  # noqa: E402
 from soler1_jax.checkpoints import hf_names  # noqa: E402
 from soler1_jax.checkpoints.hf_config import from_hf, to_hf  # noqa: E402
-from soler1_jax.checkpoints.hf_weights import SINGLE, load_hf, to_stored  # noqa: E402
+from soler1_jax.checkpoints.hf_weights import load_hf, to_stored  # noqa: E402
+from soler1_jax.checkpoints.safetensors_files import SINGLE  # noqa: E402
 from soler1_jax.model import presets  # noqa: E402
 from soler1_jax.model.prompt import make_prompt  # noqa: E402
 
