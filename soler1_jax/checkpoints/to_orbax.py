@@ -1,0 +1,111 @@
+"""A Hugging Face checkpoint's tensors as an Orbax checkpoint of our parameters."""
+
+import functools
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from soler1_jax.checkpoints import hf_names
+from soler1_jax.checkpoints.conversion import (
+    Count,
+    Options,
+    Plan,
+    cast,
+    target_dtype,
+)
+from soler1_jax.checkpoints.converted import WEIGHTS
+from soler1_jax.checkpoints.hf_config import CONFIG, from_hf, read_hf_json
+from soler1_jax.checkpoints.hf_names import Tensor, Transform
+from soler1_jax.checkpoints.hf_weights import checked_tensors
+from soler1_jax.checkpoints.orbax_arrays import (
+    Index,
+    PieceSource,
+    chunk_rows,
+    write_arrays,
+)
+from soler1_jax.checkpoints.safetensors_files import StoredTensor
+
+Stored = dict[str, StoredTensor]
+
+
+def plan_orbax(folder: Path, options: Options) -> Plan:
+    """Checks a Hugging Face folder; see `checked_tensors` for the errors."""
+    config = from_hf(read_hf_json(folder))
+    stored = checked_tensors(folder, config)
+    groups: dict[hf_names.Path, list[Tensor]] = {}
+    for tensor in hf_names.tensors(config):
+        groups.setdefault(tensor.path, []).append(tensor)
+    dtypes = {path: _dtype(group, stored, options) for path, group in groups.items()}
+    kept = {t.name: dtypes[path] for path, group in groups.items() for t in group}
+    twice = config.text.tie_embeddings and hf_names.HEAD in stored
+    if twice:
+        kept[hf_names.HEAD] = kept[hf_names.EMBEDDINGS]
+    # Layers of one stack may have different dtypes; the parameter has one that holds all.
+    others = {n: stored[n].kind for n, d in kept.items() if stored[n].dtype != d}
+    sizes = [
+        int(np.prod(tensor.shape)) * dtypes[path].itemsize
+        for path, group in groups.items()
+        for tensor in group
+    ]
+
+    def write(target: Path, count: Count) -> None:
+        tree: dict[str, Any] = {}
+        for path, group in groups.items():
+            node = tree
+            for key in path[:-1]:
+                node = node.setdefault(key, {})
+            node[path[-1]] = _source(
+                group, stored, dtypes[path], options.piece_bytes, count
+            )
+        write_arrays(target / WEIGHTS, tree)
+
+    return Plan(
+        files=[folder / CONFIG, *sorted({s.path for s in stored.values()})],
+        tensors=len(stored),
+        nbytes=sum(sizes),
+        about={
+            "dtypes": {} if options.dtype else others,
+            "head_twice": twice,
+        },
+        write=write,
+    )
+
+
+def _dtype(group: list[Tensor], stored: Stored, options: Options) -> np.dtype:
+    kinds = [target_dtype(options, stored[tensor.name].dtype) for tensor in group]
+    return functools.reduce(lambda a, b: np.dtype(jnp.promote_types(a, b)), kinds)
+
+
+def _source(
+    group: list[Tensor],
+    stored: Stored,
+    dtype: np.dtype,
+    piece_bytes: int,
+    count: Count,
+) -> PieceSource:
+    """One parameter, made from the tensors of its layers."""
+    first = group[0]
+    widest = max(dtype.itemsize, *(stored[t.name].dtype.itemsize for t in group))
+    rows = chunk_rows(first.shape, widest, piece_bytes)
+    if first.transform is Transform.SAME:
+        chunk = (rows, *first.our_shape[1:])
+    else:
+        chunk = (first.our_shape[0], rows)
+    shape = first.our_shape
+    if first.layer is not None:
+        shape, chunk = (len(group), *shape), (1, *chunk)
+
+    def pieces() -> Iterable[tuple[Index, np.ndarray]]:
+        for tensor in group:
+            for low in range(0, tensor.shape[0], rows):
+                high = min(low + rows, tensor.shape[0])
+                values = stored[tensor.name].read(low, high)
+                values = tensor.to_ours(cast(values, dtype, tensor.name))
+                count(values.nbytes)
+                # A copy in the order of the file: TensorStore turns arrays slowly.
+                yield tensor.part(low, high), np.ascontiguousarray(values)
+
+    return PieceSource(shape, dtype, chunk, pieces)
