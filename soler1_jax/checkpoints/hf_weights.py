@@ -18,6 +18,7 @@ from soler1_jax.checkpoints.safetensors_files import (
     StoredTensor,
     locate_tensors,
 )
+from soler1_jax.checkpoints.transpose import contiguous
 from soler1_jax.common.errors import UserError
 from soler1_jax.model.config import ModelConfig
 from soler1_jax.model.functional import Params
@@ -88,9 +89,9 @@ class Loader:
 
     def put(self, tensor: Tensor, stored: np.ndarray) -> None:
         """Adds one tensor, of the shape that the model has."""
-        ours = tensor.to_ours(stored)
+        ours = contiguous(tensor.to_ours(stored.astype(self.dtype, copy=False)))
         if tensor.layer is None:
-            self.arrays[tensor.path] = np.ascontiguousarray(ours, self.dtype)
+            self.arrays[tensor.path] = ours
             return
         if tensor.path not in self.arrays:
             shape = (self.layers[tensor.path], *ours.shape)
@@ -115,7 +116,7 @@ def to_stored(config: ModelConfig, params: Params) -> Iterator[tuple[str, np.nda
         for key in tensor.path:
             node = node[key]
         node = node if tensor.layer is None else node[tensor.layer]
-        yield tensor.name, np.ascontiguousarray(tensor.to_stored(np.asarray(node)))
+        yield tensor.name, contiguous(tensor.to_stored(np.asarray(node)))
 
 
 def _check_names(

@@ -27,6 +27,7 @@ from soler1_jax.checkpoints.safetensors_files import (
     plan_files,
     write_file,
 )
+from soler1_jax.checkpoints.transpose import contiguous
 from soler1_jax.common.run import write_json
 
 
@@ -49,7 +50,7 @@ def plan_hf(folder: Path, options: Options) -> Plan:
     def pieces(tensor: NewTensor, count: Count) -> Iterator[np.ndarray]:
         ours = tensors[tensor.name]
         for values in _pieces(ours, arrays[ours.path]):
-            values = cast(ours.to_stored(values), tensor.dtype, tensor.name)
+            values = contiguous(cast(ours.to_stored(values), tensor.dtype, tensor.name))
             count(values.nbytes)
             yield values
 

@@ -27,6 +27,7 @@ from soler1_jax.checkpoints.orbax_arrays import (
     write_arrays,
 )
 from soler1_jax.checkpoints.safetensors_files import StoredTensor
+from soler1_jax.checkpoints.transpose import contiguous
 
 Stored = dict[str, StoredTensor]
 
@@ -105,7 +106,7 @@ def _source(
                 values = stored[tensor.name].read(low, high)
                 values = tensor.to_ours(cast(values, dtype, tensor.name))
                 count(values.nbytes)
-                # A copy in the order of the file: TensorStore turns arrays slowly.
-                yield tensor.part(low, high), np.ascontiguousarray(values)
+                # TensorStore turns arrays slowly.
+                yield tensor.part(low, high), contiguous(values)
 
     return PieceSource(shape, dtype, chunk, pieces)
