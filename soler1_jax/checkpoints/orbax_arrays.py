@@ -47,7 +47,7 @@ class PieceSource:
       dtype: of the array.
       chunk: shape of a chunk on disk.
       pieces: yields (where, numbers) until everything has been given once; every piece
-        is whole chunks. The next piece is asked for when the last one is on disk.
+        is whole chunks. At most one is being written while the next is made.
     """
 
     shape: tuple[int, ...]
@@ -69,9 +69,23 @@ class _PieceHandler(ocp.type_handlers.NumpyHandler):
         for value, info in zip(values, infos, strict=True):
             await info.await_path_creation()
             store = await ts.open(_spec(Path(info.path), value), create=True)
-            for where, numbers in value.pieces():
-                await store[where].write(numbers)
+            await self._write(store, value.pieces())
         return []
+
+    async def _write(
+        self, store: ts.TensorStore, pieces: Iterable[tuple[Index, np.ndarray]]
+    ) -> None:
+        """Writes a piece while the next one is made."""
+        last = None
+        try:
+            for where, numbers in pieces:
+                if last is not None:
+                    await last
+                last = store[where].write(numbers)
+        finally:
+            # Also after an error: what is being written cannot be removed.
+            if last is not None:
+                await last
 
 
 def write_arrays(folder: Path, tree: Any) -> None:
