@@ -19,7 +19,7 @@ import dataclasses
 import json
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,13 +88,19 @@ class _PieceHandler(ocp.type_handlers.NumpyHandler):
                 await last
 
 
-def write_arrays(folder: Path, tree: Any) -> None:
+def write_arrays(folder: Path, sources: Mapping[tuple[str, ...], PieceSource]) -> None:
     """Writes an Orbax checkpoint.
 
     Args:
       folder: where; must not exist.
-      tree: nested dictionaries of PieceSource.
+      sources: path in the tree of parameters -> array.
     """
+    tree: dict[str, Any] = {}
+    for path, source in sources.items():
+        node = tree
+        for key in path[:-1]:
+            node = node.setdefault(key, {})
+        node[path[-1]] = source
     registry = ocp.type_handlers.create_type_handler_registry(
         (PieceSource, _PieceHandler())
     )

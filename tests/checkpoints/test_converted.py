@@ -19,6 +19,7 @@ from soler1_jax.checkpoints.conversion import Options
 from soler1_jax.checkpoints.convert import convert
 from soler1_jax.checkpoints.converted import WEIGHTS, load_converted
 from soler1_jax.checkpoints.safetensors_files import SINGLE
+from soler1_jax.checkpoints.save_tuned import save_tuned
 from soler1_jax.common.errors import UserError
 from soler1_jax.tokenizers.wording import WORDING, read_wording
 
@@ -147,3 +148,26 @@ def test_the_words_are_a_file_like_any_other(tmp_path: Path) -> None:
     (tmp_path / "made" / WORDING).unlink()
     with pytest.raises(UserError, match=f"{WORDING} is missing"):
         load_converted(tmp_path / "made")
+
+
+def test_trained_parameters_become_a_folder(tmp_path: Path) -> None:
+    source = Path(shutil.copytree(CHECKPOINT, tmp_path / "hf"))
+    (source / "tokenizer.json").write_text("{}")
+    tuned = jax.tree.map(
+        lambda x: x * 1.01, soler1_jax.load_vlm(source, "float32").params
+    )
+    save_tuned(tmp_path / "tuned", tuned, source, "float32", piece_bytes=500)
+    again = soler1_jax.load_vlm(tmp_path / "tuned", "float32")
+    _assert_same(again.params, tuned)
+    assert (tmp_path / "tuned/tokenizer.json").is_file()
+    # From a converted folder as well, and on to Hugging Face.
+    save_tuned(tmp_path / "next", again.params, tmp_path / "tuned")
+    convert(tmp_path / "next", tmp_path / "back", Options(to="hf"))
+    rounded = jax.tree.map(lambda x: x.astype(jnp.bfloat16), tuned)
+    _assert_same(soler1_jax.load_vlm(tmp_path / "back").params, rounded)
+    with pytest.raises(UserError, match="new or empty folder"):
+        save_tuned(tmp_path / "next", tuned, source)
+    del tuned["embed_tokens"]
+    with pytest.raises(UserError, match="embed_tokens.* is missing"):
+        save_tuned(tmp_path / "other", tuned, source)
+    assert not (tmp_path / "other").exists()

@@ -24,7 +24,7 @@ def test_there_and_back(tmp_path: Path, capsys) -> None:
     cli.main(["convert", str(CHECKPOINT), str(made), "--prompt", str(words)])
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3
-    assert lines[0].startswith(f"{made}: 64 tensors, 0.0 MB, ")
+    assert lines[0].startswith(f"{made}: 64 tensors, 0.05 MB, ")
     assert lines[2].endswith("there already")
     assert len(list(back.glob("model-*-of-00003.safetensors"))) == 3
     assert json.loads((back / WORDING).read_text())["templates"]
