@@ -6,11 +6,14 @@ holds a few pieces (`orbax_arrays.PIECE_BYTES`), whatever the size of the model.
 """
 
 import dataclasses
-import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+from soler1_jax.checkpoints.companions import (
+    companions,
+    stored_wording,
+    write_companions,
+)
 from soler1_jax.checkpoints.conversion import Options, Plan
 from soler1_jax.checkpoints.converted import (
     ABOUT,
@@ -19,19 +22,10 @@ from soler1_jax.checkpoints.converted import (
     read_about,
     write_about,
 )
-from soler1_jax.checkpoints.hf_config import CONFIG, read_hf_json
 from soler1_jax.checkpoints.new_folder import new_folder
 from soler1_jax.checkpoints.to_hf import plan_hf
 from soler1_jax.checkpoints.to_orbax import plan_orbax
 from soler1_jax.common.errors import UserError, disk_errors, require_space
-from soler1_jax.common.run import write_json
-from soler1_jax.tokenizers.wording import WORDING, Wording, read_wording, wording_bytes
-
-# Not copied along: weights of any kind, and what is written anew.
-_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack")
-_INDEX = ".index.json"
-_OWN = (ABOUT, WORDING, CONFIG)
-_DTYPE_FIELDS = ("dtype", "torch_dtype")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +65,9 @@ def convert(
     source, target = Path(source), Path(target).absolute()
     options = options or Options()
     _check_places(source, target, options)
-    options = dataclasses.replace(options, wording=_wording(source, options))
+    options = dataclasses.replace(
+        options, wording=stored_wording(source, options.wording)
+    )
     plan = (
         plan_orbax(source, options)
         if options.to == "orbax"
@@ -92,7 +88,7 @@ def convert(
             report(written, plan.nbytes)
 
     with new_folder(target) as folder:
-        _write_around(source, folder, options)
+        write_companions(source, folder, options.dtype, options.wording)
         plan.write(folder, count)
         write_about(folder, source=digest, **plan.about)
     return Converted(plan.tensors, plan.nbytes, fresh=True)
@@ -135,48 +131,8 @@ def _there(target: Path, digest: str) -> bool:
     )
 
 
-def _wording(source: Path, options: Options) -> Wording | None:
-    if options.wording is not None or not (source / WORDING).is_file():
-        return options.wording
-    return read_wording(source / WORDING)
-
-
 def _digest(source: Path, plan: Plan, options: Options) -> str:
     asked = dataclasses.asdict(options)
     # It changes how files are cut, and nothing that is read from them.
     del asked["piece_bytes"]
-    return fingerprint([*plan.files, *_companions(source)], asked)
-
-
-def _companions(source: Path) -> list[Path]:
-    """Files of tokenizer, processor, template and licence."""
-    return sorted(
-        path
-        for path in source.iterdir()
-        if path.is_file()
-        and not path.name.startswith(".")
-        and not path.name.endswith((*_WEIGHTS, _INDEX))
-        and path.name not in _OWN
-    )
-
-
-def _write_around(source: Path, folder: Path, options: Options) -> None:
-    """Writes everything but the weights."""
-    for path in _companions(source):
-        shutil.copyfile(path, folder / path.name)
-    if options.dtype is None:
-        shutil.copyfile(source / CONFIG, folder / CONFIG)
-    else:
-        write_json(folder / CONFIG, _with_dtype(read_hf_json(source), options.dtype))
-    if options.wording is not None:
-        (folder / WORDING).write_bytes(wording_bytes(options.wording))
-
-
-def _with_dtype(data: Any, dtype: str) -> Any:
-    """The configuration with another dtype wherever it states one."""
-    if not isinstance(data, dict):
-        return data
-    return {
-        key: dtype if key in _DTYPE_FIELDS and value else _with_dtype(value, dtype)
-        for key, value in data.items()
-    }
+    return fingerprint([*plan.files, *companions(source)], asked)

@@ -106,6 +106,14 @@ def tensors(config: ModelConfig) -> tuple[Tensor, ...]:
     return tuple(found)
 
 
+def by_parameter(config: ModelConfig) -> dict[Path, list[Tensor]]:
+    """Path of each parameter -> its tensors, in the order of its layers."""
+    groups: dict[Path, list[Tensor]] = {}
+    for tensor in tensors(config):
+        groups.setdefault(tensor.path, []).append(tensor)
+    return groups
+
+
 def tensor_count(config: ModelConfig) -> int:
     """Numbers in all tensors of a checkpoint."""
     return sum(math.prod(tensor.shape) for tensor in tensors(config))

@@ -19,7 +19,7 @@ import dataclasses
 import json
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ class PieceSource:
       dtype: of the array.
       chunk: shape of a chunk on disk.
       pieces: yields (where, numbers) until everything has been given once; every piece
-        is whole chunks. The next piece is asked for when the last one is on disk.
+        is whole chunks. At most one is being written while the next is made.
     """
 
     shape: tuple[int, ...]
@@ -69,18 +69,38 @@ class _PieceHandler(ocp.type_handlers.NumpyHandler):
         for value, info in zip(values, infos, strict=True):
             await info.await_path_creation()
             store = await ts.open(_spec(Path(info.path), value), create=True)
-            for where, numbers in value.pieces():
-                await store[where].write(numbers)
+            await self._write(store, value.pieces())
         return []
 
+    async def _write(
+        self, store: ts.TensorStore, pieces: Iterable[tuple[Index, np.ndarray]]
+    ) -> None:
+        """Writes a piece while the next one is made."""
+        last = None
+        try:
+            for where, numbers in pieces:
+                if last is not None:
+                    await last
+                last = store[where].write(numbers)
+        finally:
+            # Also after an error: what is being written cannot be removed.
+            if last is not None:
+                await last
 
-def write_arrays(folder: Path, tree: Any) -> None:
+
+def write_arrays(folder: Path, sources: Mapping[tuple[str, ...], PieceSource]) -> None:
     """Writes an Orbax checkpoint.
 
     Args:
       folder: where; must not exist.
-      tree: nested dictionaries of PieceSource.
+      sources: path in the tree of parameters -> array.
     """
+    tree: dict[str, Any] = {}
+    for path, source in sources.items():
+        node = tree
+        for key in path[:-1]:
+            node = node.setdefault(key, {})
+        node[path[-1]] = source
     registry = ocp.type_handlers.create_type_handler_registry(
         (PieceSource, _PieceHandler())
     )
@@ -189,6 +209,9 @@ def _spec(path: Path, new: PieceSource | None = None) -> dict[str, Any]:
         "fill_missing_data_reads": False,
     }
     if new is not None:
+        # Waiting for the disk after each chunk took most of the time of small models.
+        # What a loss of power cuts off is told from the files' lengths.
+        spec["context"] = {"file_io_sync": False}
         spec["store_data_equal_to_fill_value"] = True
         spec["metadata"] = {
             "shape": new.shape,

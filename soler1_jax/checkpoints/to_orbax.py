@@ -1,9 +1,8 @@
 """A Hugging Face checkpoint's tensors as an Orbax checkpoint of our parameters."""
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -36,9 +35,7 @@ def plan_orbax(folder: Path, options: Options) -> Plan:
     """Checks a Hugging Face folder; see `checked_tensors` for the errors."""
     config = from_hf(read_hf_json(folder))
     stored = checked_tensors(folder, config)
-    groups: dict[hf_names.Path, list[Tensor]] = {}
-    for tensor in hf_names.tensors(config):
-        groups.setdefault(tensor.path, []).append(tensor)
+    groups = hf_names.by_parameter(config)
     dtypes = {path: _dtype(group, stored, options) for path, group in groups.items()}
     kept = {t.name: dtypes[path] for path, group in groups.items() for t in group}
     twice = config.text.tie_embeddings and hf_names.HEAD in stored
@@ -53,15 +50,11 @@ def plan_orbax(folder: Path, options: Options) -> Plan:
     ]
 
     def write(target: Path, count: Count) -> None:
-        tree: dict[str, Any] = {}
-        for path, group in groups.items():
-            node = tree
-            for key in path[:-1]:
-                node = node.setdefault(key, {})
-            node[path[-1]] = _source(
-                group, stored, dtypes[path], options.piece_bytes, count
-            )
-        write_arrays(target / WEIGHTS, tree)
+        sources = {
+            path: _source(group, stored, dtypes[path], options.piece_bytes, count)
+            for path, group in groups.items()
+        }
+        write_arrays(target / WEIGHTS, sources)
 
     return Plan(
         files=[folder / CONFIG, *sorted({s.path for s in stored.values()})],
@@ -80,6 +73,32 @@ def _dtype(group: list[Tensor], stored: Stored, options: Options) -> np.dtype:
     return functools.reduce(lambda a, b: np.dtype(jnp.promote_types(a, b)), kinds)
 
 
+def array_layout(
+    group: Sequence[Tensor], itemsize: int, piece_bytes: int
+) -> tuple[tuple[int, ...], tuple[int, ...], int]:
+    """How a parameter lies on disk.
+
+    Args:
+      group: its tensors, one for each layer or a single one.
+      itemsize: bytes of a number.
+      piece_bytes: about the most that a chunk has.
+
+    Returns:
+      Its shape, the shape of a chunk, and the entries of a tensor along its first axis
+      that fill a chunk.
+    """
+    first = group[0]
+    shape = first.our_shape
+    rows = chunk_rows(first.shape, itemsize, piece_bytes)
+    if first.transform is Transform.SAME:
+        chunk = (rows, *shape[1:])
+    else:
+        chunk = (shape[0], rows)
+    if first.layer is None:
+        return shape, chunk, rows
+    return (len(group), *shape), (1, *chunk), rows
+
+
 def _source(
     group: list[Tensor],
     stored: Stored,
@@ -88,16 +107,8 @@ def _source(
     count: Count,
 ) -> PieceSource:
     """One parameter, made from the tensors of its layers."""
-    first = group[0]
     widest = max(dtype.itemsize, *(stored[t.name].dtype.itemsize for t in group))
-    rows = chunk_rows(first.shape, widest, piece_bytes)
-    if first.transform is Transform.SAME:
-        chunk = (rows, *first.our_shape[1:])
-    else:
-        chunk = (first.our_shape[0], rows)
-    shape = first.our_shape
-    if first.layer is not None:
-        shape, chunk = (len(group), *shape), (1, *chunk)
+    shape, chunk, rows = array_layout(group, widest, piece_bytes)
 
     def pieces() -> Iterable[tuple[Index, np.ndarray]]:
         for tensor in group:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import math
 import time
 from pathlib import Path
 from typing import Annotated, Literal
@@ -66,10 +67,14 @@ def run(args: Args) -> None:
             args.src,
             args.dst,
             options,
-            lambda written, total: make(total // 10**6).update(written // 10**6),
+            lambda written, total: make(_megabytes(total)).update(_megabytes(written)),
         )
-    size = f"{done.tensors} tensors, {done.nbytes / 1e6:,.1f} MB"
+    size = f"{done.tensors} tensors, {done.nbytes / 1e6:,.2f} MB"
     if done.fresh:
         print(f"{args.dst}: {size}, {time.monotonic() - start:.1f} s")
     else:
         print(f"{args.dst}: {size}, there already")
+
+
+def _megabytes(count: int) -> int:
+    return math.ceil(count / 1e6)

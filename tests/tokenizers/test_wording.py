@@ -56,7 +56,10 @@ def test_tags_have_the_papers_values(tmp_path: Path) -> None:
         ({"templates": ["x"]}, "has list; add one"),
         ({"templates": {"externl": "{task}"}}, "has 'externl'; did you mean"),
         ({"templates": {"external": 3}}, "external in .* is a int"),
-        ({"templates": {"external": "{task}"}}, r"holds \{task\} and \{previous\}; the"),
+        (
+            {"templates": {"external": "{task}"}},
+            r"holds \{task\} and \{previous\}; the",
+        ),
         ({"templates": {"wrist_from_zero": "x"}}, r"holds \{task\}; .* holds neither"),
         ({"templates": {"external": "{task}{previous}{goal}"}}, r"and \{goal\}"),
         ({"system": 3}, "system is a text or null"),
