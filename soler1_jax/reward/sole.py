@@ -43,13 +43,18 @@ DEFAULT_WORDING = Wording(
             "from -100 to 100, like this: <answer>N%</answer>"
         )
         for name, rows in (
-            ("external_and_wrist", "Upper row: a fixed camera. Lower row: the wrist's."),
+            (
+                "external_and_wrist",
+                "Upper row: a fixed camera. Lower row: the wrist's.",
+            ),
             ("external", "The picture is from a fixed camera."),
             ("wrist", "The picture is from the camera on its wrist."),
         )
     },
     thought_tags=("<think>", "</think>"),
 )
+# How the release draws tokens.
+RELEASED_METHOD = Method(temperature=1.0, top_k=50, top_p=0.9)
 _SHOWN = {
     "external_and_wrist": ("external", "wrist"),
     "external": ("external",),
@@ -65,8 +70,7 @@ class SoleSettings:
       views: one of `tokenizers.wording.VIEWS`.
       from_zero: show neither the previous frame nor what was stated of it.
       budget: S, the most tokens of an answer.
-      method: how tokens are drawn; the release samples at temperature 1, top-p 0.9,
-        top-k 50.
+      method: how tokens are drawn; the release uses `RELEASED_METHOD`.
     """
 
     views: str = "external_and_wrist"

@@ -60,7 +60,9 @@ def vlm(qwen_folder):
 
 def _films(rng, views=("external", "wrist"), frames=3):
     side = composite.TILE
-    return {v: rng.integers(0, 256, (2, frames, side, side, 3), np.uint8) for v in views}
+    return {
+        v: rng.integers(0, 256, (2, frames, side, side, 3), np.uint8) for v in views
+    }
 
 
 def _at(films, t):
