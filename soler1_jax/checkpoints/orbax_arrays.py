@@ -176,10 +176,9 @@ def read_arrays(folder: Path, like: Params) -> Params:
     Raises:
       UserError: an array is missing, damaged, or of another shape.
     """
-    largest = max(math.prod(x.shape) for x in jax.tree.leaves(like))
-    # What the host holds at once, besides what the devices hold: the largest array read
-    # as float32 and once more converted, or a few smaller ones.
-    limit = 8 * largest / 1e9 + 4
+    # What the host reads at once. Orbax refuses an array that is larger than this.
+    largest = max(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(like))
+    limit = 2 * largest / 1e9 + 1
     args = ocp.args.PyTreeRestore(
         like, restore_args=ocp.checkpoint_utils.construct_restore_args(like)
     )
