@@ -28,7 +28,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore as ts
 
-from soler1_jax.common.errors import UserError
+from soler1_jax.common.errors import UserError, native_disk_errors
 from soler1_jax.model.functional import Params
 
 PIECE_BYTES = 64 << 20
@@ -104,7 +104,7 @@ def write_arrays(folder: Path, sources: Mapping[tuple[str, ...], PieceSource]) -
     registry = ocp.type_handlers.create_type_handler_registry(
         (PieceSource, _PieceHandler())
     )
-    with _quiet():
+    with _quiet(), native_disk_errors(folder):
         handler = ocp.PyTreeCheckpointHandler(
             use_ocdbt=False, use_zarr3=True, type_handler_registry=registry
         )
@@ -176,10 +176,9 @@ def read_arrays(folder: Path, like: Params) -> Params:
     Raises:
       UserError: an array is missing, damaged, or of another shape.
     """
-    largest = max(math.prod(x.shape) for x in jax.tree.leaves(like))
-    # What the host holds at once, besides what the devices hold: the largest array read
-    # as float32 and once more converted, or a few smaller ones.
-    limit = 8 * largest / 1e9 + 4
+    # What the host reads at once. Orbax refuses an array that is larger than this.
+    largest = max(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(like))
+    limit = 2 * largest / 1e9 + 1
     args = ocp.args.PyTreeRestore(
         like, restore_args=ocp.checkpoint_utils.construct_restore_args(like)
     )
@@ -241,7 +240,8 @@ def _quiet() -> Iterator[None]:
 def _damage(folder: Path) -> Iterator[None]:
     try:
         yield
-    except (UserError, MemoryError, KeyboardInterrupt):
+    except (UserError, MemoryError, jax.errors.JaxRuntimeError):
+        # Among the last: a device whose memory is full.
         raise
     # Damage shows in as many ways as there are readers of the files.
     except Exception as error:

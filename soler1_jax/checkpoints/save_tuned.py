@@ -1,5 +1,7 @@
 """Trained parameters as a converted folder, with all else from the model they began as."""
 
+import functools
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -100,7 +102,25 @@ def _source(
         for tensor in group:
             for low in range(0, tensor.shape[0], rows):
                 where = tensor.part(low, min(low + rows, tensor.shape[0]))
-                values = np.asarray(leaf[where])
+                values = _fetch(leaf, where)
                 yield where, cast(np.ascontiguousarray(values), dtype, tensor.name)
 
     return PieceSource(shape, dtype, chunk, pieces)
+
+
+def _fetch(leaf: Any, where: Index) -> np.ndarray:
+    """Brings a part of a parameter to the host."""
+    ranges = [
+        range(at, at + 1) if isinstance(at, int) else range(*at.indices(length))
+        for at, length in itertools.zip_longest(
+            where, leaf.shape, fillvalue=slice(None)
+        )
+    ]
+    values = _slice(leaf, [r.start for r in ranges], tuple(map(len, ranges)))
+    return np.asarray(values[0] if isinstance(where[0], int) else values)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _slice(leaf: jax.Array, starts: list[int], sizes: tuple[int, ...]) -> jax.Array:
+    # Where it starts is an argument: a program for each layer would take minutes.
+    return jax.lax.dynamic_slice(leaf, starts, sizes)
