@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import jax
+
 from soler1_jax.common.errors import UserError, nearest_hint
 from soler1_jax.common.rewarder import Rewarder
 from soler1_jax.model.config import ModelConfig
@@ -29,7 +31,7 @@ def load_rewarder(
     spec: str | Path,
     settings: VLMSettings | None = None,
     released: SoleSettings | None = None,
-    dtype: str = "bfloat16",
+    dtype: str | None = None,
 ) -> Rewarder:
     """Makes a rewarder.
 
@@ -38,7 +40,8 @@ def load_rewarder(
         the folder of a released Qwen3-VL rewarder (as released, or converted).
       settings: how a model of this project is asked; others ignore it.
       released: how a released model is asked; others ignore it.
-      dtype: of a released model's weights and activations.
+      dtype: of a released model's weights and activations; by default bfloat16, and
+        float32 on a CPU.
 
     Raises:
       UserError: `spec` is none of them, or its folder is missing or damaged.
@@ -51,6 +54,8 @@ def load_rewarder(
         from soler1_jax.reward.pretrained import load_vlm
         from soler1_jax.reward.sole import make_sole_rewarder
 
+        on_cpu = jax.default_backend() == "cpu"
+        dtype = dtype or ("float32" if on_cpu else "bfloat16")
         return make_sole_rewarder(load_vlm(spec, dtype), spec, released)
     return make_rewarder(*load_parts(spec), spec, settings)
 

@@ -137,8 +137,10 @@ class PretrainedVLM:
           Written, int32 [B, length] tokens and more.
 
         Raises:
-          UserError: the arrays do not fit each other or the model.
+          UserError: the arrays do not fit each other or the model, or see
+            `require_generation`.
         """
+        require_generation(self.config)
         prompt, patches = make_prompt(
             self.config,
             input_ids,
@@ -154,6 +156,18 @@ class PretrainedVLM:
             prompt,
             patches,
             jax.random.key(seed),
+        )
+
+
+def require_generation(config: ModelConfig) -> None:
+    """Raises UserError where XLA cannot run the loop that writes token by token.
+
+    On a CPU it has no product of two bfloat16 vectors with a float32 sum.
+    """
+    if config.dtype == "bfloat16" and jax.default_backend() == "cpu":
+        raise UserError(
+            "on a CPU text is written in float32; the model was loaded in bfloat16; "
+            "load it with dtype='float32'"
         )
 
 

@@ -24,7 +24,7 @@ from soler1_jax.data.qwen_images import image_grid, image_patches_on_device
 from soler1_jax.model.functional import Functional
 from soler1_jax.model.patches import Patches, pack_patches
 from soler1_jax.reward import composite
-from soler1_jax.reward.pretrained import PretrainedVLM
+from soler1_jax.reward.pretrained import PretrainedVLM, require_generation
 from soler1_jax.reward.question import Question, fill, make_questions
 from soler1_jax.reward.spelling import read_number, spell, spelling
 from soler1_jax.sampling.methods import Method
@@ -108,9 +108,11 @@ def make_sole_rewarder(
       settings: how it is asked.
 
     Raises:
-      UserError: the checkpoint's words do not cover what is asked for.
+      UserError: the checkpoint's words do not cover what is asked for, or it was loaded
+        in bfloat16 on a CPU.
     """
     settings = settings or SoleSettings()
+    require_generation(vlm.config)
     shown = _SHOWN[settings.views]
     wording = vlm.wording or DEFAULT_WORDING
     config, image = vlm.config, vlm.processor.image
