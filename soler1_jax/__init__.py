@@ -4,9 +4,12 @@ import importlib
 from typing import Any
 
 # Looked up on first use, so that importing the package imports nothing else.
-_WHERE = {"load_vlm": "soler1_jax.reward.pretrained"}
+_WHERE = {
+    "load_rewarder": "soler1_jax.reward.load",
+    "load_vlm": "soler1_jax.reward.pretrained",
+}
 
-__all__ = ["load_vlm"]
+__all__ = ["load_rewarder", "load_vlm"]
 
 
 def __getattr__(name: str) -> Any:

@@ -53,7 +53,11 @@ class Tensor:
     transform: Transform
 
     def to_ours(self, stored: np.ndarray) -> np.ndarray:
-        """Turns a stored tensor into (a layer of) our parameter; a view if possible."""
+        """Turns a stored tensor into (a layer of) our parameter; a view if possible.
+
+        Also turns some of the tensor's entries along its first axis into the part of the
+        parameter that they are, see `part`.
+        """
         if self.transform is Transform.TRANSPOSE:
             return stored.T
         if self.transform is Transform.PATCHES:
@@ -64,7 +68,21 @@ class Tensor:
         """Inverse of `to_ours`."""
         if self.transform is Transform.SAME:
             return ours
-        return ours.T.reshape(self.shape)
+        return ours.T.reshape(-1, *self.shape[1:])
+
+    @property
+    def our_shape(self) -> tuple[int, ...]:
+        """Of (a layer of) our parameter."""
+        if self.transform is Transform.SAME:
+            return self.shape
+        return math.prod(self.shape[1:]), self.shape[0]
+
+    def part(self, low: int, high: int) -> tuple[int | slice, ...]:
+        """Where the stored entries `low` to `high - 1` are in our parameter."""
+        layer = () if self.layer is None else (self.layer,)
+        if self.transform is Transform.SAME:
+            return *layer, slice(low, high)
+        return *layer, slice(None), slice(low, high)
 
 
 def tensors(config: ModelConfig) -> tuple[Tensor, ...]:
@@ -86,6 +104,14 @@ def tensors(config: ModelConfig) -> tuple[Tensor, ...]:
         else:
             found.append(_tensor(config, path, path, leaf.shape, None))
     return tuple(found)
+
+
+def by_parameter(config: ModelConfig) -> dict[Path, list[Tensor]]:
+    """Path of each parameter -> its tensors, in the order of its layers."""
+    groups: dict[Path, list[Tensor]] = {}
+    for tensor in tensors(config):
+        groups.setdefault(tensor.path, []).append(tensor)
+    return groups
 
 
 def tensor_count(config: ModelConfig) -> int:

@@ -1,111 +1,78 @@
-"""Weights of a Qwen3-VL checkpoint in memory: from safetensors files and back.
+"""Weights of a Qwen3-VL checkpoint in memory: from safetensors files and back."""
 
-A checkpoint is one `model.safetensors`, or several files with an index that says which
-tensor is where.
-"""
-
-import contextlib
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
+from jax.sharding import Mesh
 
 from soler1_jax.checkpoints import hf_names
 from soler1_jax.checkpoints.hf_config import from_hf, read_hf_json
 from soler1_jax.checkpoints.hf_names import Tensor, tensors
+from soler1_jax.checkpoints.placement import placed, require_dtype
+from soler1_jax.checkpoints.safetensors_files import (
+    DTYPES,
+    StoredTensor,
+    locate_tensors,
+)
+from soler1_jax.checkpoints.transpose import contiguous
 from soler1_jax.common.errors import UserError
 from soler1_jax.model.config import ModelConfig
 from soler1_jax.model.functional import Params
 
-SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-DTYPES = ("float32", "bfloat16")
+_COMPARED = 4096  # rows of a tied model's embeddings at a time
 
 
-def load_hf(folder: str | Path, dtype: str = "bfloat16") -> tuple[ModelConfig, Params]:
+def load_hf(
+    folder: str | Path, dtype: str = "bfloat16", mesh: Mesh | None = None
+) -> tuple[ModelConfig, Params]:
     """Reads a checkpoint as transformers' `save_pretrained` writes it.
 
     Args:
       folder: with config.json and safetensors files.
       dtype: of the parameters and of the activations, float32 or bfloat16.
+      mesh: to spread the parameters over; None for the default device.
 
     Returns:
-      The configuration, and parameters on the default device.
+      The configuration, and parameters on their devices.
 
     Raises:
       UserError: the folder is missing, incomplete or damaged, or not a Qwen3-VL.
     """
-    if dtype not in DTYPES:
-        raise UserError(
-            f"weights are loaded as {' or '.join(DTYPES)}; got {dtype!r}; choose one"
-        )
+    require_dtype(dtype)
     folder = Path(folder)
     config = from_hf(read_hf_json(folder), name=folder.resolve().name, dtype=dtype)
-    files = locate_tensors(folder)
-    wanted = tensors(config)
-    _check_names(config, wanted, files, folder)
+    stored = checked_tensors(folder, config)
     loader = Loader(config, dtype)
-    by_name = {tensor.name: tensor for tensor in wanted}
-    for path in sorted(set(files.values())):
-        with open_safetensors(path) as stored:
-            names = [n for n in stored.keys() if files.get(n) == path]  # noqa: SIM118
-            for name in names:
-                if name in by_name:
-                    loader.put(by_name[name], stored.get_tensor(name))
-    if config.text.tie_embeddings and hf_names.HEAD in files:
-        _check_tied(files)
-    return config, loader.params()
+    for tensor in tensors(config):
+        loader.put(tensor, stored[tensor.name].read())
+    return config, loader.params(mesh)
 
 
-def locate_tensors(folder: Path) -> dict[str, Path]:
-    """Says which file holds each tensor.
+def checked_tensors(folder: Path, config: ModelConfig) -> dict[str, StoredTensor]:
+    """Lists the tensors of a checkpoint after comparing them with its configuration.
+
+    Returns:
+      Name -> tensor, with all of `hf_names.tensors(config)`; with `hf_names.HEAD` too if
+      a tied model stores its embeddings twice.
 
     Raises:
-      UserError: there are no safetensors files, or one of them is missing or damaged.
+      UserError: a file or tensor is missing, damaged, left over, of another shape, or not
+        of floating point numbers with 16 bits or more.
     """
-    if (folder / INDEX).is_file():
-        try:
-            places = json.loads((folder / INDEX).read_text())["weight_map"]
-            files = {str(name): folder / file for name, file in places.items()}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(
-                f"{folder / INDEX} must be an index of safetensors files and is not; "
-                "copy it again"
-            ) from error
-        for path in sorted(set(files.values())):
-            with open_safetensors(path) as stored:
-                held = set(stored.keys())
-            for name, place in files.items():
-                if place == path and name not in held:
-                    raise UserError(
-                        f"{INDEX} says that {path} holds {name}; it does not; copy the "
-                        "whole folder again"
-                    )
-        return files
-    path = folder / SINGLE
-    if not path.is_file():
-        raise UserError(
-            f"a Hugging Face checkpoint holds {SINGLE} or {INDEX}; {folder} has neither; "
-            "check the path, or save it as safetensors"
-        )
-    with open_safetensors(path) as stored:
-        return dict.fromkeys(stored.keys(), path)
-
-
-@contextlib.contextmanager
-def open_safetensors(path: Path) -> Iterator[Any]:
-    """Opens a file for `get_tensor`; UserError if it is missing or damaged."""
-    try:
-        opened = safetensors.safe_open(path, framework="numpy")
-    except (OSError, safetensors.SafetensorError) as error:
-        raise UserError(
-            f"{path} cannot be read as safetensors ({error}); copy it again"
-        ) from error
-    with opened as stored:
-        yield stored
+    stored = locate_tensors(folder)
+    wanted = tensors(config)
+    _check_names(config, wanted, stored, folder)
+    for tensor in wanted:
+        _check_tensor(tensor.name, tensor.shape, stored[tensor.name])
+    if config.text.tie_embeddings and hf_names.HEAD in stored:
+        table, head = stored[hf_names.EMBEDDINGS], stored[hf_names.HEAD]
+        _check_tensor(hf_names.HEAD, table.shape, head)
+        _check_tied(table, head)
+    return stored
 
 
 class Loader:
@@ -113,7 +80,7 @@ class Loader:
 
     def __init__(self, config: ModelConfig, dtype: str) -> None:
         """Expects `tensors(config)`; parameters get `dtype`."""
-        self.dtype = jnp.dtype(dtype)
+        self.config, self.dtype = config, jnp.dtype(dtype)
         self.layers: dict[hf_names.Path, int] = {}
         for tensor in tensors(config):
             if tensor.layer is not None:
@@ -121,37 +88,25 @@ class Loader:
         self.arrays: dict[hf_names.Path, np.ndarray] = {}
 
     def put(self, tensor: Tensor, stored: np.ndarray) -> None:
-        """Adds one tensor; UserError if its shape or kind is not what the model has."""
-        if stored.shape != tensor.shape:
-            raise UserError(
-                f"weights must fit config.json; {tensor.name} should have shape "
-                f"{list(tensor.shape)} and has {list(stored.shape)}; restore both from "
-                "one checkpoint"
-            )
-        if stored.dtype.itemsize < 2 or not jnp.issubdtype(stored.dtype, jnp.floating):
-            raise UserError(
-                f"weights are stored with 16 bits or more; {tensor.name} is "
-                f"{stored.dtype}; use a checkpoint that is not quantised"
-            )
-        ours = tensor.to_ours(stored)
+        """Adds one tensor, of the shape that the model has."""
+        ours = contiguous(tensor.to_ours(stored.astype(self.dtype, copy=False)))
         if tensor.layer is None:
-            self.arrays[tensor.path] = np.ascontiguousarray(ours, self.dtype)
+            self.arrays[tensor.path] = ours
             return
         if tensor.path not in self.arrays:
             shape = (self.layers[tensor.path], *ours.shape)
             self.arrays[tensor.path] = np.empty(shape, self.dtype)
         self.arrays[tensor.path][tensor.layer] = ours
 
-    def params(self) -> Params:
-        """Hands the parameters over to the default device and forgets them."""
-        tree: Params = {}
-        while self.arrays:
-            path, value = self.arrays.popitem()
-            node = tree
-            for key in path[:-1]:
-                node = node.setdefault(key, {})
-            node[path[-1]] = jnp.asarray(value)
-        return tree
+    def params(self, mesh: Mesh | None = None) -> Params:
+        """Hands the parameters over to their devices, see `placed`, and forgets them."""
+
+        def put(path: Any, like: jax.ShapeDtypeStruct) -> jax.Array:
+            value = self.arrays.pop(tuple(key.key for key in path))
+            return jax.device_put(value, like.sharding)
+
+        target = placed(self.config, str(self.dtype), mesh)
+        return jax.tree_util.tree_map_with_path(put, target)
 
 
 def to_stored(config: ModelConfig, params: Params) -> Iterator[tuple[str, np.ndarray]]:
@@ -161,13 +116,13 @@ def to_stored(config: ModelConfig, params: Params) -> Iterator[tuple[str, np.nda
         for key in tensor.path:
             node = node[key]
         node = node if tensor.layer is None else node[tensor.layer]
-        yield tensor.name, np.ascontiguousarray(tensor.to_stored(np.asarray(node)))
+        yield tensor.name, contiguous(tensor.to_stored(np.asarray(node)))
 
 
 def _check_names(
     config: ModelConfig,
     wanted: tuple[Tensor, ...],
-    files: Mapping[str, Path],
+    files: Mapping[str, StoredTensor],
     folder: Path,
 ) -> None:
     names = {tensor.name for tensor in wanted}
@@ -187,17 +142,31 @@ def _check_names(
         )
 
 
-def _check_tied(files: Mapping[str, Path]) -> None:
-    """A tied model's stored head must be the copy that it is taken for."""
-    values = []
-    for name in (hf_names.EMBEDDINGS, hf_names.HEAD):
-        with open_safetensors(files[name]) as stored:
-            values.append(stored.get_tensor(name))
-    if not np.array_equal(*values):
+def _check_tensor(name: str, shape: tuple[int, ...], stored: StoredTensor) -> None:
+    if stored.shape != shape:
         raise UserError(
-            f"tie_word_embeddings says that {hf_names.HEAD} is {hf_names.EMBEDDINGS}; "
-            "the stored ones differ; set it to false in config.json"
+            f"weights must fit config.json; {name} should have shape "
+            f"{list(shape)} and has {list(stored.shape)}; restore both from "
+            "one checkpoint"
         )
+    if stored.kind not in DTYPES:
+        raise UserError(
+            f"weights are stored as {', '.join(DTYPES)}; {name} is {stored.kind}; "
+            "use a checkpoint that is not quantised"
+        )
+
+
+def _check_tied(table: StoredTensor, head: StoredTensor) -> None:
+    """A tied model's stored head must be the copy that it is taken for."""
+    rows = table.shape[0]
+    for low in range(0, rows, _COMPARED):
+        part = low, min(low + _COMPARED, rows)
+        if not np.array_equal(table.read(*part), head.read(*part)):
+            raise UserError(
+                f"tie_word_embeddings says that {hf_names.HEAD} is "
+                f"{hf_names.EMBEDDINGS}; the stored ones differ; set it to false in "
+                "config.json"
+            )
 
 
 def _more(names: list[str]) -> str:

@@ -18,6 +18,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "sft": ("sft", "teach a model to see, compare and state progress"),
     "rlvr": ("rlvr", "improve a model with verifiable rewards (GRPO)"),
     "rl": ("rl", "train a policy from pixels on a rewarder's progress"),
+    "convert": ("convert", "turn a Hugging Face checkpoint into ours, or back"),
     "reward": ("reward", "score the progress shown in a video file"),
     "eval": ("eval", "measure a rewarder against the truth"),
     "report": ("report", "make an HTML page of a run"),

@@ -13,8 +13,8 @@ that earlier versions always keep. jax.image.resize has the same kernel but neit
 rounding in between nor the fixed point.
 
 `resize` runs on the host, `resize_on_device` inside jit. The latter is exact too: a
-weight is split into signed digits of 8 bits, which bfloat16 holds exactly as it does
-pixels, so that a matrix unit's float32 sums are whole numbers below 2^24.
+weight is split into signed digits of 8 bits, which even a matrix unit that rounds float32
+to bfloat16 holds exactly, as it does pixels, and its sums are whole numbers below 2^24.
 """
 
 import functools
@@ -144,9 +144,8 @@ def _filtered_on_device(
     digits, shift = _digits(old, new, arithmetic)
     parts = jnp.einsum(
         contraction,
-        jnp.asarray(digits, jnp.bfloat16),
-        frames.astype(jnp.bfloat16),
-        preferred_element_type=jnp.float32,
+        jnp.asarray(digits, jnp.float32),
+        frames.astype(jnp.float32),
     ).astype(jnp.int32)
     total = functools.reduce(lambda high, low: (high << _DIGIT_BITS) + low, parts[::-1])
     pixels = (total + (1 << (shift - 1))) >> shift

@@ -10,12 +10,14 @@ import functools
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from soler1_jax.common.errors import UserError, nearest_hint
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+HDF5 = (".hdf5", ".h5")
 # How a frame holds the camera views.
 LAYOUTS = ("external", "wrist", "both-split")
 
@@ -58,10 +60,11 @@ class Video:
 
 
 def open_video(path: Path | str) -> Video:
-    """Opens a video file, a folder of pictures, or a .npy/.npz array of frames.
+    """Opens a video file, a folder of pictures, or an array of frames.
 
     Pictures are ordered by the numbers in their names. Arrays are [T, H, W, 3], uint8
-    or float in [0, 1]; an .npz holds them under `frames`.
+    or float in [0, 1], in a .npy, .npz or .hdf5 file; the last two hold them under
+    `frames`.
 
     Raises:
       UserError: missing, unreadable, half-written, or fewer than two frames.
@@ -75,6 +78,8 @@ def open_video(path: Path | str) -> Video:
         raise UserError(f"a video must hold frames; {path} is an empty file; remake it")
     elif path.suffix in (".npy", ".npz"):
         video = _open_array(path)
+    elif path.suffix in HDF5:
+        video = _open_hdf5(path)
     else:
         video = _open_file(path)
     if video.count < 2:
@@ -225,7 +230,7 @@ def _unreadable(path: Path, error: Exception) -> UserError:
     reason = getattr(error, "strerror", None) or str(error)
     return UserError(
         f"a video must be readable; {path} is not, or is half-written ({reason}); "
-        "give an mp4, mkv, gif, a folder of pictures, .npy or .npz"
+        "give an mp4, mkv, gif, a folder of pictures, .npy, .npz or .hdf5"
     )
 
 
@@ -298,16 +303,46 @@ def _open_array(path: Path) -> Video:
         if isinstance(error, UserError):
             raise
         raise _unreadable(path, error) from error
+    return _array_video(path, array, functools.partial(_convert, array))
+
+
+def _open_hdf5(path: Path) -> Video:
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            found = file.get("frames")
+            if not isinstance(found, h5py.Dataset):
+                raise UserError(
+                    f"an HDF5 video needs the dataset frames; {path} has "
+                    f"{', '.join(file) or 'none'}; save it under that name"
+                )
+            return _array_video(path, found, functools.partial(_read_hdf5, path))
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _read_hdf5(path: Path) -> Iterator[np.ndarray]:
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        yield from _convert(file["frames"])
+
+
+def _array_video(
+    path: Path, array: Any, frames: Callable[[], Iterator[np.ndarray]]
+) -> Video:
+    """Checks an array's form; raises UserError."""
     number = array.dtype == np.uint8 or np.issubdtype(array.dtype, np.floating)
     if array.ndim != 4 or array.shape[-1] != 3 or not number:
         raise UserError(
             "an array video is [T, H, W, 3], uint8 or float in [0, 1]; "
             f"{path} is {array.dtype} {list(array.shape)}; convert it"
         )
-    return Video(path, len(array), None, functools.partial(_convert, array))
+    return Video(path, len(array), None, frames)
 
 
-def _convert(array: np.ndarray) -> Iterator[np.ndarray]:
+def _convert(array: Any) -> Iterator[np.ndarray]:
     for frame in array:
         if array.dtype != np.uint8:
             frame = np.rint(np.clip(frame, 0.0, 1.0) * 255)

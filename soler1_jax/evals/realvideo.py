@@ -14,7 +14,7 @@ A folder for `evaluate_folder` holds, for each video NAME.mp4:
 
 import functools
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +23,7 @@ import numpy as np
 
 from soler1_jax.common.errors import UserError
 from soler1_jax.common.progress import Bar
-from soler1_jax.common.rewarder import Rewarder
+from soler1_jax.common.rewarder import Rewarder, Verdict
 from soler1_jax.common.run import read_json
 from soler1_jax.data.video import Video, letterbox, open_video, sample, split_views
 from soler1_jax.evals import metrics
@@ -42,7 +42,7 @@ class VideoScore(NamedTuple):
     expected: np.ndarray  # float32 [N], mean of each answer's distribution
     thoughts: list[str]  # N texts; the first is ""
     parsed: np.ndarray  # bool [N]; the first is True
-    seconds: np.ndarray  # float64 [N - 1], wall time of each query, compiled
+    seconds: np.ndarray  # float64 [N - 1], wall time of each query, without compiling
     compile_seconds: float
     progress: np.ndarray  # float32 [T], interpolated to every frame
 
@@ -52,30 +52,46 @@ def interpolate(indices: np.ndarray, answers: np.ndarray, total: int) -> np.ndar
     return np.interp(np.arange(total), indices, answers).astype(np.float32)
 
 
-def score_video(
+class Clip(NamedTuple):
+    """The frames of one video that a rewarder is shown.
+
+    Attributes:
+      views: view -> uint8 [N, S, S, 3]; empty for rewarders that look at nothing.
+      indices: int64 [N], where they are in the video; the first is 0.
+      total: T, frames of the video.
+      sentence: the task in words.
+    """
+
+    views: dict[str, np.ndarray]
+    indices: np.ndarray
+    total: int
+    sentence: str
+
+
+def read_clip(
     rewarder: Rewarder,
     video: Video,
     sentence: str,
     *,
     layout: str = "external",
+    wrist: Video | None = None,
     fps: float | None = None,
     count: int | None = None,
-    seed: int = 0,
-) -> VideoScore:
-    """Asks a rewarder about one video.
+) -> Clip:
+    """Reads what a rewarder is to be shown of a video.
 
     Args:
-      rewarder: what to ask; not one that needs the true progress.
+      rewarder: who will be asked; not one that needs the true progress.
       video: from `open_video`.
       sentence: the task in words.
       layout: how frames hold the views, one of data/video.py's LAYOUTS.
+      wrist: the same episode as the wrist's camera saw it, if it is a file of its own.
       fps: frames a second to show, or
       count: number of frames to show, the first one included.
-      seed: of the rewarder's sampling.
 
     Raises:
       UserError: an empty task, an unknown layout, a view that the rewarder needs and
-        the video lacks, an unreadable video.
+        the video lacks, an unreadable video, two views that differ in length.
     """
     if not sentence.strip():
         raise UserError("a task in words is needed; got none; give --task 'lift it'")
@@ -86,25 +102,91 @@ def score_video(
         )
     indices = sample(video.count, video.fps, fps, count)
     views = split_views(video.read(indices), layout)
+    if wrist is not None:
+        if wrist.count != video.count:
+            raise UserError(
+                f"two views of one episode are equally long; {video.path} has "
+                f"{video.count} frames, {wrist.path} {wrist.count}; give the pair that "
+                "belongs together"
+            )
+        views["wrist"] = wrist.read(indices)
     if rewarder.image_size:
         views = {
             view: letterbox(x, rewarder.image_size)
             for view, x in views.items()
             if view in rewarder.views
         }
-    verdicts, seconds, compile_seconds = _ask(
-        rewarder, check_views(rewarder, views), sentence, len(indices), seed
+    return Clip(check_views(rewarder, views), indices, video.count, sentence)
+
+
+def score_clips(
+    rewarder: Rewarder, clips: Sequence[Clip], *, seed: int = 0
+) -> list[VideoScore]:
+    """Asks a rewarder about several videos at once.
+
+    Shorter clips are filled up with their last frame; what is said of that is dropped.
+
+    Args:
+      rewarder: what to ask.
+      clips: of `read_clip`, all with the same views.
+      seed: of the rewarder's sampling.
+
+    Returns:
+      A score for each. `seconds` are shared: those of the batch over its clips.
+
+    Raises:
+      UserError: the clips have different views.
+    """
+    if len({tuple(clip.views) for clip in clips}) > 1:
+        raise UserError(
+            "videos that are scored together have the same views; got "
+            f"{', '.join(sorted({'+'.join(c.views) for c in clips}))}; score them apart"
+        )
+    longest = max(len(clip.indices) for clip in clips)
+    views = {
+        view: np.stack([_lengthened(clip.views[view], longest) for clip in clips])
+        for view in clips[0].views
+    }
+    said, seconds, compile_seconds = _ask(
+        rewarder, views, [clip.sentence for clip in clips], longest, seed
     )
-    answers = np.array([0.0, *[v.progress[0] for v in verdicts]], np.float32)
+    return [
+        _score(
+            rewarder, clip, jax.tree.map(lambda x, b=b: x[:, b], said), seconds
+        )._replace(compile_seconds=compile_seconds)
+        for b, clip in enumerate(clips)
+    ]
+
+
+def score_video(
+    rewarder: Rewarder, video: Video, sentence: str, *, seed: int = 0, **reading: Any
+) -> VideoScore:
+    """Asks a rewarder about one video; `reading` as for `read_clip`."""
+    clip = read_clip(rewarder, video, sentence, **reading)
+    return score_clips(rewarder, [clip], seed=seed)[0]
+
+
+def _lengthened(frames: np.ndarray, length: int) -> np.ndarray:
+    more = [(0, length - len(frames)), *[(0, 0)] * (frames.ndim - 1)]
+    return np.pad(frames, more, mode="edge")
+
+
+def _score(
+    rewarder: Rewarder, clip: Clip, said: Verdict, seconds: np.ndarray
+) -> VideoScore:
+    """What was said of one clip; `said` leads with the queries of the longest."""
+    queries = len(clip.indices) - 1
+    said = jax.tree.map(lambda x: x[:queries], said)
+    answers = np.concatenate([[0.0], said.progress]).astype(np.float32)
     return VideoScore(
-        indices=indices,
+        indices=clip.indices,
         answers=answers,
-        expected=np.array([0.0, *[v.expected[0] for v in verdicts]], np.float32),
-        thoughts=["", *[statement_of(rewarder, v.tokens[0]).thought for v in verdicts]],
-        parsed=np.array([True, *[bool(v.parsed[0]) for v in verdicts]]),
-        seconds=np.array(seconds),
-        compile_seconds=compile_seconds,
-        progress=interpolate(indices, answers, video.count),
+        expected=np.concatenate([[0.0], said.expected]).astype(np.float32),
+        thoughts=["", *[statement_of(rewarder, row).thought for row in said.tokens]],
+        parsed=np.concatenate([[True], said.parsed]).astype(bool),
+        seconds=seconds[:queries],
+        compile_seconds=0.0,
+        progress=interpolate(clip.indices, answers, clip.total),
     )
 
 
@@ -117,17 +199,17 @@ def _compiled(start: Any, score: Any) -> tuple[Any, Any]:
 def _ask(
     rewarder: Rewarder,
     views: Mapping[str, np.ndarray],
-    sentence: str,
+    sentences: list[str],
     count: int,
     seed: int,
-) -> tuple[list[Any], list[float], float]:
-    """Verdicts of frames 1 .. count-1, their seconds, and the seconds to compile."""
+) -> tuple[Verdict, np.ndarray, float]:
+    """Verdicts [count-1, B] of frames 1 .. count-1, seconds a clip, compile seconds."""
     start, score = _compiled(rewarder.start, rewarder.score)
-    task = rewarder.prepare([sentence])
+    task = rewarder.prepare(sentences)
     keys = jax.random.split(jax.random.key(seed), count)
 
     def seen(t: int) -> dict[str, np.ndarray]:
-        return {view: x[t : t + 1] for view, x in views.items()}
+        return {view: x[:, t] for view, x in views.items()}
 
     began = time.monotonic()
     state = start(rewarder.params, seen(0), task, keys[0])
@@ -138,8 +220,9 @@ def _ask(
         began = time.monotonic()
         state, verdict = score(rewarder.params, state, seen(t), keys[t], None)
         verdicts.append(jax.device_get(verdict))
-        seconds.append(time.monotonic() - began)
-    return verdicts, seconds, compile_seconds
+        seconds.append((time.monotonic() - began) / len(sentences))
+    said = jax.tree.map(lambda *x: np.stack(x), *verdicts)
+    return said, np.array(seconds), compile_seconds
 
 
 def score_json(score: VideoScore) -> dict[str, Any]:

@@ -11,10 +11,14 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
+from soler1_jax.checkpoints.converted import is_converted, load_converted
 from soler1_jax.checkpoints.hf_config import read_hf_json
 from soler1_jax.checkpoints.hf_weights import load_hf
+from soler1_jax.common.errors import UserError
+from soler1_jax.data.qwen_processor import QwenProcessor, load_processor
 from soler1_jax.model.config import ModelConfig
 from soler1_jax.model.functional import Functional, Params
 from soler1_jax.model.patches import Patches
@@ -22,6 +26,8 @@ from soler1_jax.model.prefix import Prefix
 from soler1_jax.model.prompt import Prompt, make_prompt
 from soler1_jax.sampling.methods import GREEDY, Method
 from soler1_jax.sampling.unconstrained import Written, write
+from soler1_jax.tokenizers.qwen import QwenTokenizer
+from soler1_jax.tokenizers.wording import WORDING, Wording, read_wording
 
 
 class PretrainedVLM:
@@ -31,12 +37,42 @@ class PretrainedVLM:
       config: of the model.
       params: tree of parameters, to be replaced freely by one like it.
       stop_ids: tokens that end an answer.
+      folder: where it came from; None if from nowhere.
     """
 
     def __init__(
-        self, config: ModelConfig, params: Params, stop_ids: tuple[int, ...] = ()
+        self,
+        config: ModelConfig,
+        params: Params,
+        stop_ids: tuple[int, ...] = (),
+        folder: Path | None = None,
     ) -> None:
         self.config, self.params, self.stop_ids = config, params, stop_ids
+        self.folder = folder
+
+    @functools.cached_property
+    def tokenizer(self) -> QwenTokenizer:
+        """Of the model's words, read at first use; UserError if there is none."""
+        return QwenTokenizer(self._folder())
+
+    @functools.cached_property
+    def processor(self) -> QwenProcessor:
+        """Makes `logits`' arrays, read at first use; UserError if there is none."""
+        return load_processor(self._folder())
+
+    @functools.cached_property
+    def wording(self) -> Wording | None:
+        """How the model is asked for progress, as `soler1 convert --prompt` stored it."""
+        path = self._folder() / WORDING
+        return read_wording(path) if path.is_file() else None
+
+    def _folder(self) -> Path:
+        if self.folder is None:
+            raise UserError(
+                "tokenizer, processor and words lie in the model's folder; this model "
+                "has none; load it with load_vlm"
+            )
+        return self.folder
 
     def logits(
         self,
@@ -102,8 +138,10 @@ class PretrainedVLM:
           Written, int32 [B, length] tokens and more.
 
         Raises:
-          UserError: the arrays do not fit each other or the model.
+          UserError: the arrays do not fit each other or the model, or see
+            `require_generation`.
         """
+        require_generation(self.config)
         prompt, patches = make_prompt(
             self.config,
             input_ids,
@@ -122,19 +160,35 @@ class PretrainedVLM:
         )
 
 
-def load_vlm(path: str | Path, dtype: str = "bfloat16") -> PretrainedVLM:
+def require_generation(config: ModelConfig) -> None:
+    """Raises UserError where XLA cannot run the loop that writes token by token.
+
+    On a CPU it has no product of two bfloat16 vectors with a float32 sum.
+    """
+    if config.dtype == "bfloat16" and jax.default_backend() == "cpu":
+        raise UserError(
+            "on a CPU text is written in float32; the model was loaded in bfloat16; "
+            "load it with dtype='float32'"
+        )
+
+
+def load_vlm(
+    path: str | Path, dtype: str = "bfloat16", mesh: Mesh | None = None
+) -> PretrainedVLM:
     """Loads a Qwen3-VL checkpoint from a folder.
 
     Args:
       path: folder with config.json and safetensors files, as released or as written by
-        transformers' `save_pretrained`.
+        transformers' `save_pretrained`; or a folder that `soler1 convert` made.
       dtype: of weights and activations, float32 or bfloat16.
+      mesh: to spread the weights over by their logical axes; None for the default device.
 
     Raises:
       UserError: the folder is missing, incomplete or damaged, or not a Qwen3-VL.
     """
-    config, params = load_hf(path, dtype)
-    return PretrainedVLM(config, params, _stop_ids(Path(path)))
+    load = load_converted if is_converted(path) else load_hf
+    config, params = load(path, dtype, mesh)
+    return PretrainedVLM(config, params, _stop_ids(Path(path)), Path(path))
 
 
 def _stop_ids(folder: Path) -> tuple[int, ...]:

@@ -57,6 +57,9 @@ def test_the_overlay_can_be_left_out(clip, tmp_path):
         (["--seed", "-1"], "negative"),
         (["--rewarder", "oracle"], "true progress"),
         (["--rewarder", "nono"], "nano"),
+        (["--batch", "0"], "batch"),
+        (["--from-zero"], "released"),
+        (["--wrist", "a.mp4", "b.mp4"], "2 for 1"),
         (["--task", " "], "in words"),
     ],
 )

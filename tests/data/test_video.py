@@ -184,3 +184,21 @@ def test_letterbox_averages_areas():
     frame = np.array([[[0, 0, 0], [100, 0, 0]], [[200, 0, 0], [60, 0, 0]]], np.uint8)
     assert video.letterbox(frame, 1)[0, 0].tolist() == [90, 0, 0]
     assert video.letterbox(frame, 2) is frame
+
+
+def test_hdf5_frames_are_read_and_others_refused(tmp_path):
+    import h5py
+
+    frames = np.random.default_rng(0).integers(0, 256, (5, 8, 9, 3), np.uint8)
+    with h5py.File(tmp_path / "a.hdf5", "w") as file:
+        file["frames"] = frames
+    with h5py.File(tmp_path / "b.h5", "w") as file:
+        file["pictures"] = frames
+    with h5py.File(tmp_path / "c.h5", "w") as file:
+        file["frames"] = frames[..., 0]
+    (tmp_path / "d.h5").write_bytes(b"not HDF5")
+    opened = video.open_video(tmp_path / "a.hdf5")
+    np.testing.assert_array_equal(opened.read(np.array([0, 3])), frames[[0, 3]])
+    for name, message in (("b", "pictures"), ("c", r"\[5, 8, 9\]"), ("d", "readable")):
+        with pytest.raises(UserError, match=message):
+            video.open_video(tmp_path / f"{name}.h5")

@@ -140,3 +140,43 @@ def test_the_ten_real_videos_are_scored_end_to_end(make_rewarder):
     for score in scores.values():
         assert score.indices.tolist() == [0, 2, 5, 8, 10, 13, 16, 18, 21, 24]
         assert np.isfinite(score.progress).all()
+
+
+def test_videos_scored_together_get_what_they_get_alone(tmp_path, make_rewarder):
+    rng = np.random.default_rng(0)
+    paths = []
+    for length in (12, 4, 9):
+        path = tmp_path / f"{length}.npy"
+        levels = rng.integers(100, 200, length).astype(np.uint8)
+        frames = np.broadcast_to(levels[:, None, None, None], (length, 8, 8, 3))
+        np.save(path, frames)
+        paths.append(path)
+    rewarder = make_rewarder()
+    videos = [open_video(path) for path in paths]
+    clips = [realvideo.read_clip(rewarder, v, "lift", count=6) for v in videos]
+    together = realvideo.score_clips(rewarder, clips)
+    for video, score in zip(videos, together, strict=True):
+        alone = realvideo.score_video(rewarder, video, "lift", count=6)
+        for field in ("indices", "answers", "parsed", "progress"):
+            np.testing.assert_array_equal(
+                getattr(score, field), getattr(alone, field), field
+            )
+        assert len(score.seconds) == len(alone.seconds)
+
+
+def test_a_second_file_is_the_wrists_view(tmp_path, make_rewarder):
+    external = np.zeros((4, 8, 8, 3), np.uint8)
+    np.save(tmp_path / "e.npy", external)
+    np.save(tmp_path / "w.npy", external + 7)
+    np.save(tmp_path / "short.npy", external[:3])
+    rewarder = make_rewarder(views=("external", "wrist"))
+    first, second, short = (
+        open_video(tmp_path / f"{name}.npy") for name in ("e", "w", "short")
+    )
+    clip = realvideo.read_clip(rewarder, first, "lift", wrist=second, count=3)
+    assert clip.views["wrist"].max() == 7 and clip.views["external"].max() == 0
+    with pytest.raises(UserError, match="4 frames.*3"):
+        realvideo.read_clip(rewarder, first, "lift", wrist=short, count=3)
+    alone = realvideo.read_clip(make_rewarder(), first, "lift", count=3)
+    with pytest.raises(UserError, match="same views"):
+        realvideo.score_clips(rewarder, [clip, alone])

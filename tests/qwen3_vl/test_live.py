@@ -33,8 +33,11 @@ from transformers import (  # noqa: E402
 
 import soler1_jax  # noqa: E402
 from soler1_jax.checkpoints import hf_names  # noqa: E402
+from soler1_jax.checkpoints.conversion import Options  # noqa: E402
+from soler1_jax.checkpoints.convert import convert  # noqa: E402
 from soler1_jax.checkpoints.hf_config import from_hf, to_hf  # noqa: E402
-from soler1_jax.checkpoints.hf_weights import SINGLE, load_hf, to_stored  # noqa: E402
+from soler1_jax.checkpoints.hf_weights import load_hf, to_stored  # noqa: E402
+from soler1_jax.checkpoints.safetensors_files import SINGLE  # noqa: E402
 from soler1_jax.model import presets  # noqa: E402
 from soler1_jax.model.prompt import make_prompt  # noqa: E402
 
@@ -131,3 +134,17 @@ def test_presets(name: str) -> None:
     ours = {t.name: t.shape for t in hf_names.tensors(presets.preset(name))}
     assert ours == theirs
     assert from_hf(model.config.to_dict(), name=name) == presets.preset(name)
+
+
+def test_transformers_loads_what_was_turned_back(written, tmp_path: Path) -> None:
+    _, model, folder = written
+    convert(folder, tmp_path / "made", Options(piece_bytes=5_000))
+    convert(tmp_path / "made", tmp_path / "back", Options(to="hf", shard_bytes=200_000))
+    again, told = Qwen3VLForConditionalGeneration.from_pretrained(
+        tmp_path / "back", output_loading_info=True
+    )
+    assert not any(told.values()), told
+    before, after = model.state_dict(), again.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert again.config.to_dict().keys() == model.config.to_dict().keys()

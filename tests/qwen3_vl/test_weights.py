@@ -13,7 +13,8 @@ from qwen3_vl_cases import CHECKPOINT, SMALLEST, Case, our_params, stored_weight
 from safetensors.numpy import save_file
 
 from soler1_jax.checkpoints.hf_config import to_hf
-from soler1_jax.checkpoints.hf_weights import INDEX, SINGLE, load_hf, to_stored
+from soler1_jax.checkpoints.hf_weights import load_hf, to_stored
+from soler1_jax.checkpoints.safetensors_files import INDEX, SINGLE
 from soler1_jax.common.errors import UserError
 
 Weights = dict[str, np.ndarray]
@@ -104,7 +105,7 @@ def _quantise(weights: Weights) -> None:
         (_rename, r"lacks lm_head\.weight, but has model\.head;"),
         (_add, r"has progress_head\.weight; remove"),
         (_reshape, r"lm_head\.weight should have shape \[97, 16\] and has \[16, 97\]"),
-        (_quantise, r"lm_head\.weight is int32"),
+        (_quantise, r"lm_head\.weight is I32"),
     ],
 )
 def test_wrong_tensors(

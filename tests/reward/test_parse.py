@@ -13,6 +13,9 @@ from soler1_jax.reward.parse import Statement, read
         ("<think> a </think><answer>the ball</answer>", ("a", None)),
         ("<think> a </think><answer>+900</answer>", ("a", None)),
         ("<think> cut off", ("", None)),
+        ("<think>so</think> so <answer> -40.6% </answer>", ("so", -41)),
+        ("it moves. <answer>75</answer>", ("it moves.", 75)),
+        ("it moves. <answer>7", ("it moves.", None)),
         ("", ("", None)),
     ],
 )
