@@ -1,4 +1,4 @@
-"""Weights of a Qwen3-VL checkpoint in memory: from safetensors files and back.
+"""Weights of a released checkpoint in memory: from safetensors files and back.
 
 A checkpoint is one `model.safetensors`, or several files with an index that says which
 tensor is where.
@@ -6,20 +6,21 @@ tensor is where.
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors
 
 from soler1_jax.checkpoints import hf_names
-from soler1_jax.checkpoints.hf_config import from_hf, read_hf_json
+from soler1_jax.checkpoints.hf_config import family_of, from_hf, read_hf_json
 from soler1_jax.checkpoints.hf_names import Tensor, tensors
 from soler1_jax.common.errors import UserError
 from soler1_jax.model.config import ModelConfig
-from soler1_jax.model.functional import Params
+from soler1_jax.model.functional import Functional, Params
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 DTYPES = ("float32", "bfloat16")
@@ -36,7 +37,7 @@ def load_hf(folder: str | Path, dtype: str = "bfloat16") -> tuple[ModelConfig, P
       The configuration, and parameters on the default device.
 
     Raises:
-      UserError: the folder is missing, incomplete or damaged, or not a Qwen3-VL.
+      UserError: the folder is missing, incomplete or damaged, or of no family we know.
     """
     if dtype not in DTYPES:
         raise UserError(
@@ -44,19 +45,22 @@ def load_hf(folder: str | Path, dtype: str = "bfloat16") -> tuple[ModelConfig, P
         )
     folder = Path(folder)
     config = from_hf(read_hf_json(folder), name=folder.resolve().name, dtype=dtype)
-    files = locate_tensors(folder)
+    files, family = locate_tensors(folder), family_of(config)
     wanted = tensors(config)
-    _check_names(config, wanted, files, folder)
+    # Writers differ in how they call a tensor; from here on it has one name.
+    stored_as = {family.canonical(name): name for name in files}
+    _check_names(config, wanted, stored_as, folder)
     loader = Loader(config, dtype)
-    by_name = {tensor.name: tensor for tensor in wanted}
+    by_name = {stored_as[tensor.name]: tensor for tensor in wanted}
     for path in sorted(set(files.values())):
         with open_safetensors(path) as stored:
             names = [n for n in stored.keys() if files.get(n) == path]  # noqa: SIM118
             for name in names:
                 if name in by_name:
                     loader.put(by_name[name], stored.get_tensor(name))
-    if config.text.tie_embeddings and hf_names.HEAD in files:
-        _check_tied(files)
+    if config.text.tie_embeddings and family.HEAD in stored_as:
+        pair = [stored_as[name] for name in (family.EMBEDDINGS, family.HEAD)]
+        _check_tied(files, pair)
     return config, loader.params()
 
 
@@ -114,10 +118,8 @@ class Loader:
     def __init__(self, config: ModelConfig, dtype: str) -> None:
         """Expects `tensors(config)`; parameters get `dtype`."""
         self.dtype = jnp.dtype(dtype)
-        self.layers: dict[hf_names.Path, int] = {}
-        for tensor in tensors(config):
-            if tensor.layer is not None:
-                self.layers[tensor.path] = tensor.layer + 1
+        leaves = jax.tree_util.tree_flatten_with_path(Functional(config).shapes())[0]
+        self.shapes = {tuple(k.key for k in path): leaf.shape for path, leaf in leaves}
         self.arrays: dict[hf_names.Path, np.ndarray] = {}
 
     def put(self, tensor: Tensor, stored: np.ndarray) -> None:
@@ -134,13 +136,12 @@ class Loader:
                 f"{stored.dtype}; use a checkpoint that is not quantised"
             )
         ours = tensor.to_ours(stored)
-        if tensor.layer is None:
+        if tensor.layer is None and tensor.part is None:
             self.arrays[tensor.path] = np.ascontiguousarray(ours, self.dtype)
             return
         if tensor.path not in self.arrays:
-            shape = (self.layers[tensor.path], *ours.shape)
-            self.arrays[tensor.path] = np.empty(shape, self.dtype)
-        self.arrays[tensor.path][tensor.layer] = ours
+            self.arrays[tensor.path] = np.empty(self.shapes[tensor.path], self.dtype)
+        tensor.slot(self.arrays[tensor.path])[...] = ours
 
     def params(self) -> Params:
         """Hands the parameters over to the default device and forgets them."""
@@ -160,20 +161,20 @@ def to_stored(config: ModelConfig, params: Params) -> Iterator[tuple[str, np.nda
         node: Any = params
         for key in tensor.path:
             node = node[key]
-        node = node if tensor.layer is None else node[tensor.layer]
-        yield tensor.name, np.ascontiguousarray(tensor.to_stored(np.asarray(node)))
+        ours = np.asarray(tensor.slot(node))
+        yield tensor.name, np.ascontiguousarray(tensor.to_stored(ours))
 
 
 def _check_names(
     config: ModelConfig,
     wanted: tuple[Tensor, ...],
-    files: Mapping[str, Path],
+    found: Collection[str],
     folder: Path,
 ) -> None:
     names = {tensor.name for tensor in wanted}
-    missing = [tensor.name for tensor in wanted if tensor.name not in files]
-    allowed = {hf_names.HEAD} if config.text.tie_embeddings else set()
-    extra = sorted(set(files) - names - allowed)
+    missing = [tensor.name for tensor in wanted if tensor.name not in found]
+    allowed = {family_of(config).HEAD} if config.text.tie_embeddings else set()
+    extra = sorted(set(found) - names - allowed)
     if missing:
         instead = f", but has {extra[0]}{_more(extra)}" if extra else ""
         raise UserError(
@@ -182,20 +183,20 @@ def _check_names(
         )
     if extra:
         raise UserError(
-            f"a Qwen3-VL checkpoint holds nothing else; {folder} has {extra[0]}"
+            f"a checkpoint holds its model's tensors only; {folder} has {extra[0]}"
             f"{_more(extra)}; remove them, or load the model they belong to"
         )
 
 
-def _check_tied(files: Mapping[str, Path]) -> None:
+def _check_tied(files: Mapping[str, Path], pair: Sequence[str]) -> None:
     """A tied model's stored head must be the copy that it is taken for."""
     values = []
-    for name in (hf_names.EMBEDDINGS, hf_names.HEAD):
+    for name in pair:
         with open_safetensors(files[name]) as stored:
             values.append(stored.get_tensor(name))
     if not np.array_equal(*values):
         raise UserError(
-            f"tie_word_embeddings says that {hf_names.HEAD} is {hf_names.EMBEDDINGS}; "
+            f"tie_word_embeddings says that {pair[1]} is {pair[0]}; "
             "the stored ones differ; set it to false in config.json"
         )
 

@@ -1,4 +1,4 @@
-"""A released Qwen3-VL checkpoint, ready to be asked.
+"""A released Qwen3-VL or PaliGemma 2 checkpoint, ready to be asked.
 
 Takes what its processor returns, as numpy arrays or anything numpy can read. Prompts and
 pictures are padded to a few sizes, so that programs are compiled for few shapes.
@@ -14,6 +14,7 @@ from jax.typing import ArrayLike
 
 from soler1_jax.checkpoints.hf_config import read_hf_json
 from soler1_jax.checkpoints.hf_weights import load_hf
+from soler1_jax.common.errors import UserError
 from soler1_jax.model.config import ModelConfig
 from soler1_jax.model.functional import Functional, Params
 from soler1_jax.model.patches import Patches
@@ -46,15 +47,18 @@ class PretrainedVLM:
         pixel_values_videos: ArrayLike | None = None,
         video_grid_thw: ArrayLike | None = None,
         mm_token_type_ids: ArrayLike | None = None,
+        token_type_ids: ArrayLike | None = None,
     ) -> jax.Array:
         """Predicts what follows each token.
 
         Args:
           input_ids: int [B, T].
           attention_mask: [B, T], 0 on padding, left or right; None for none.
-          pixel_values, pixel_values_videos: float [patches, channel*time*row*column].
+          pixel_values, pixel_values_videos: float [patches, channel*time*row*column];
+            or pixel_values alone float [M, 3, H, W], as PaliGemma's processor has it.
           image_grid_thw, video_grid_thw: int [M, 3], temporal patches, rows, columns.
           mm_token_type_ids: what the processor also returns; the ids say it already.
+          token_type_ids: likewise, of PaliGemma: 0, since a prompt is all prefix.
 
         Returns:
           float32 [B, T, V]; meaningless on padding.
@@ -62,6 +66,7 @@ class PretrainedVLM:
         Raises:
           UserError: the arrays do not fit each other or the model.
         """
+        _require_prefix(token_type_ids)
         prompt, patches = make_prompt(
             self.config,
             input_ids,
@@ -83,6 +88,7 @@ class PretrainedVLM:
         pixel_values_videos: ArrayLike | None = None,
         video_grid_thw: ArrayLike | None = None,
         mm_token_type_ids: ArrayLike | None = None,
+        token_type_ids: ArrayLike | None = None,
         *,
         length: int = 200,
         method: Method = GREEDY,
@@ -92,7 +98,7 @@ class PretrainedVLM:
 
         Args:
           input_ids, attention_mask, pixel_values, image_grid_thw, pixel_values_videos,
-            video_grid_thw, mm_token_type_ids: as for `logits`.
+            video_grid_thw, mm_token_type_ids, token_type_ids: as for `logits`.
           length: the most tokens of an answer.
           method: how tokens are drawn.
           seed: of the draws.
@@ -103,6 +109,7 @@ class PretrainedVLM:
         Raises:
           UserError: the arrays do not fit each other or the model.
         """
+        _require_prefix(token_type_ids)
         prompt, patches = make_prompt(
             self.config,
             input_ids,
@@ -122,7 +129,7 @@ class PretrainedVLM:
 
 
 def load_vlm(path: str | Path, dtype: str = "bfloat16") -> PretrainedVLM:
-    """Loads a Qwen3-VL checkpoint from a folder.
+    """Loads a Qwen3-VL or PaliGemma 2 checkpoint from a folder.
 
     Args:
       path: folder with config.json and safetensors files, as released or as written by
@@ -130,10 +137,18 @@ def load_vlm(path: str | Path, dtype: str = "bfloat16") -> PretrainedVLM:
       dtype: of weights and activations, float32 or bfloat16.
 
     Raises:
-      UserError: the folder is missing, incomplete or damaged, or not a Qwen3-VL.
+      UserError: the folder is missing, incomplete or damaged, or of another family.
     """
     config, params = load_hf(path, dtype)
     return PretrainedVLM(config, params, _stop_ids(Path(path)))
+
+
+def _require_prefix(token_type_ids: ArrayLike | None) -> None:
+    if token_type_ids is not None and np.any(token_type_ids):
+        raise UserError(
+            "a prompt is all prefix, token type 0; got others; give what should follow "
+            "it to Functional.logits"
+        )
 
 
 def _stop_ids(folder: Path) -> tuple[int, ...]:
