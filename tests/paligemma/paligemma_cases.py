@@ -210,7 +210,7 @@ def stored_weights(config: ModelConfig, seed: int = 0) -> dict[str, np.ndarray]:
             value *= 2.5 * tensor.shape[1] ** -0.5
         elif "position" not in tensor.name:
             # Queries and keys are larger, so that attention is not flat.
-            gain = 1.7 if "q_proj" in tensor.name or "k_proj" in tensor.name else 1.0
+            gain = 1.2 if "q_proj" in tensor.name or "k_proj" in tensor.name else 1.0
             value *= gain * np.prod(tensor.shape[1:]) ** -0.5
         weights[tensor.name] = value.astype(np.float32)
     return weights
@@ -224,7 +224,7 @@ def _scale(name: str, draw: np.ndarray) -> np.ndarray:
         # Of both signs: else a tied model answers every word with itself.
         return draw - 1.0
     # What a layer adds must count beside the words, which are large.
-    return (0.7 if "post" in name else 0.0) + 0.3 * draw
+    return (0.3 if "post" in name else 0.0) + 0.3 * draw
 
 
 def our_params(config: ModelConfig, weights: dict[str, np.ndarray]) -> Params:

@@ -11,6 +11,7 @@ torch = pytest.importorskip("torch")
 
 from paligemma_cases import (  # noqa: E402
     CASES,
+    EOS,
     RELEASED,
     STEPS,
     batch,
@@ -96,6 +97,8 @@ def test_generation(written) -> None:
     case, model, folder = written
     given = batch(prompts(case, SEED), left=True)
     ours = soler1_jax.load_vlm(folder, dtype="float32")
+    assert ours.stop_ids == (EOS,)
+    ours.stop_ids = ()
     theirs = reference_tokens(model, given, STEPS)
     np.testing.assert_array_equal(ours.generate(**given, length=STEPS).tokens, theirs)
 
