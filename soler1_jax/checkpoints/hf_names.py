@@ -126,7 +126,7 @@ def _stored(
     if single[:2] == ("visual", "patch_embed") and kind == "kernel":
         side, times = config.vision.patch_size, config.vision.temporal_patch_size
         transform = Transform.PATCHES
-        shape = (shape[0], 3, *((times,) if times > 1 else ()), side, side)
+        shape = (shape[0], 3, *((times,) if family.CONV_HAS_TIME else ()), side, side)
     for index, name in enumerate(names):
         part = (index, count) if count > 1 else None
         yield Tensor(f"{name}.{leaf}", tuple(shape), path, layer, transform, part)

@@ -20,6 +20,8 @@ _VISION, _TEXT = "vision_tower.vision_model", "language_model.model"
 EMBEDDINGS = f"{_TEXT}.embed_tokens.weight"
 HEAD = "language_model.lm_head.weight"
 """Also stored, as a copy of the embeddings, by some writers of tied models."""
+CONV_HAS_TIME = False
+"""Whether the stored patch embedding has an axis for time."""
 
 _SLIDING, _FULL = "sliding_attention", "full_attention"
 _NORM_EPS, _THETA = 1e-6, 1e4

@@ -17,6 +17,8 @@ NAME, MODEL_TYPE = "qwen3-vl", "qwen3_vl"
 EMBEDDINGS = "model.language_model.embed_tokens.weight"
 HEAD = "lm_head.weight"
 """Also stored, as a copy of the embeddings, by some writers of tied models."""
+CONV_HAS_TIME = True
+"""Whether the stored patch embedding has an axis for time."""
 
 # Frames given as pixels and not as patches are square, and so many tokens wide: 384
 # pixels at the released patch size.

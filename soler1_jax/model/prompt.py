@@ -67,24 +67,9 @@ def make_prompt(
     ids, mask = _tokens(config, input_ids, attention_mask)
     if np.ndim(pixel_values) == 4 and image_grid_thw is None:
         pixel_values, image_grid_thw = cut_pixels(pixel_values, config.vision)
-    values, grids = [], []
-    for name, pixels, thw in (
-        ("image", pixel_values, image_grid_thw),
-        ("video", pixel_values_videos, video_grid_thw),
-    ):
-        if (pixels is None) != (thw is None):
-            raise UserError(
-                f"pixel values of {name}s come with their grid_thw; one is missing; "
-                "pass both or neither"
-            )
-        grids.append(np.zeros((0, 2), int) if thw is None else frame_grids(thw))
-        if pixels is not None:
-            values.append(np.asarray(pixels, np.float32))
-    if image_grid_thw is not None and len(grids[0]) != len(np.asarray(image_grid_thw)):
-        raise UserError(
-            "an image is one frame; image_grid_thw has more than one in time; pass "
-            "videos as pixel_values_videos and video_grid_thw"
-        )
+    values, grids = _pictures(
+        (pixel_values, image_grid_thw), (pixel_values_videos, video_grid_thw)
+    )
     merged = [g // config.vision.spatial_merge_size for g in grids]
     placement = locate(_kinds(config, ids) * mask, *merged)
     positions, following = rope_positions(
@@ -116,6 +101,33 @@ def make_prompt(
         next_position=following,
     )
     return prompt, patches
+
+
+def _pictures(
+    images: tuple[ArrayLike | None, ArrayLike | None],
+    videos: tuple[ArrayLike | None, ArrayLike | None],
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Checks pixel values and grid_thw of both kinds.
+
+    Returns:
+      The pixel values that are there, and frame grids int [N, 2] of images and videos.
+    """
+    values, grids = [], []
+    for name, (pixels, thw) in (("image", images), ("video", videos)):
+        if (pixels is None) != (thw is None):
+            raise UserError(
+                f"pixel values of {name}s come with their grid_thw; one is missing; "
+                "pass both or neither"
+            )
+        grids.append(np.zeros((0, 2), int) if thw is None else frame_grids(thw))
+        if pixels is not None:
+            values.append(np.asarray(pixels, np.float32))
+    if images[1] is not None and len(grids[0]) != len(np.asarray(images[1])):
+        raise UserError(
+            "an image is one frame; image_grid_thw has more than one in time; pass "
+            "videos as pixel_values_videos and video_grid_thw"
+        )
+    return values, grids
 
 
 def _tokens(
