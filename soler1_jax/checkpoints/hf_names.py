@@ -46,7 +46,7 @@ class Tensor:
       path: of the parameter in our tree.
       layer: which entry of the parameter's leading axis; None if it is all of it.
       transform: from the stored form to ours.
-      part: (i, n) if it is the i-th of n equal parts of the parameter's last axis.
+      offset: where along the parameter's last axis it starts; None if it is all of it.
     """
 
     name: str
@@ -54,16 +54,14 @@ class Tensor:
     path: Path
     layer: int | None
     transform: Transform
-    part: tuple[int, int] | None = None
+    offset: int | None = None
 
     def slot(self, ours: np.ndarray) -> np.ndarray:
         """Returns the view of our whole parameter that this tensor fills."""
         ours = ours if self.layer is None else ours[self.layer]
-        if self.part is None:
+        if self.offset is None:
             return ours
-        index, count = self.part
-        width = ours.shape[-1] // count
-        return ours[..., index * width : (index + 1) * width]
+        return ours[..., self.offset : self.offset + self.shape[0]]
 
     def to_ours(self, stored: np.ndarray) -> np.ndarray:
         """Turns a stored tensor into what `slot` holds; a view if possible."""
@@ -128,5 +126,5 @@ def _stored(
         transform = Transform.PATCHES
         shape = (shape[0], 3, *((times,) if family.CONV_HAS_TIME else ()), side, side)
     for index, name in enumerate(names):
-        part = (index, count) if count > 1 else None
-        yield Tensor(f"{name}.{leaf}", tuple(shape), path, layer, transform, part)
+        offset = index * shape[0] if count > 1 else None
+        yield Tensor(f"{name}.{leaf}", tuple(shape), path, layer, transform, offset)

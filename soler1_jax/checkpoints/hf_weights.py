@@ -136,7 +136,7 @@ class Loader:
                 f"{stored.dtype}; use a checkpoint that is not quantised"
             )
         ours = tensor.to_ours(stored)
-        if tensor.layer is None and tensor.part is None:
+        if tensor.layer is None and tensor.offset is None:
             self.arrays[tensor.path] = np.ascontiguousarray(ours, self.dtype)
             return
         if tensor.path not in self.arrays:
