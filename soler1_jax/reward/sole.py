@@ -18,9 +18,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from soler1_jax.checkpoints import hf_qwen3_vl
+from soler1_jax.checkpoints.hf_config import family_of
 from soler1_jax.common.errors import UserError, require_positive
 from soler1_jax.common.rewarder import Rewarder, Verdict, Views, certain_verdict
 from soler1_jax.data.qwen_images import image_grid, image_patches_on_device
+from soler1_jax.model.config import ModelConfig
 from soler1_jax.model.functional import Functional
 from soler1_jax.model.patches import Patches, pack_patches
 from soler1_jax.reward import composite
@@ -108,10 +111,11 @@ def make_sole_rewarder(
       settings: how it is asked.
 
     Raises:
-      UserError: the checkpoint's words do not cover what is asked for, or it was loaded
-        in bfloat16 on a CPU.
+      UserError: the checkpoint's words do not cover what is asked for, it is no Qwen3-VL,
+        or it was loaded in bfloat16 on a CPU.
     """
     settings = settings or SoleSettings()
+    require_qwen(vlm.config, name)
     require_generation(vlm.config)
     shown = _SHOWN[settings.views]
     wording = vlm.wording or DEFAULT_WORDING
@@ -178,6 +182,15 @@ def make_sole_rewarder(
         prepare=prepare,
         decode=lambda tokens: vlm.tokenizer.decode(tokens, skip_special=True),
     )
+
+
+def require_qwen(config: ModelConfig, name: str) -> None:
+    """Raises UserError for a released model that cannot be asked here."""
+    if family_of(config) is not hf_qwen3_vl:
+        raise UserError(
+            f"a released rewarder is a Qwen3-VL; {name} is of another family; give "
+            "another folder"
+        )
 
 
 def _layout(config: Any, grid: tuple[int, int, int]) -> Patches:
