@@ -49,7 +49,7 @@ def convert(
     options: Options | None = None,
     report: Callable[[int, int], None] | None = None,
 ) -> Converted:
-    """Converts a Qwen3-VL checkpoint.
+    """Converts a Qwen3-VL or PaliGemma 2 checkpoint.
 
     Args:
       source: folder of a Hugging Face checkpoint in safetensors files, or a converted one
@@ -59,8 +59,8 @@ def convert(
       report: called with the bytes of weights written so far, and in all.
 
     Raises:
-      UserError: the source is incomplete, damaged or no Qwen3-VL; a number does not fit
-        the dtype; the target holds something else; the disk is full.
+      UserError: the source is incomplete, damaged or of no family we know; a number does
+        not fit the dtype; the target holds something else; the disk is full.
     """
     source, target = Path(source), Path(target).absolute()
     options = options or Options()

@@ -39,12 +39,14 @@ class About:
       files: path in the folder -> bytes.
       dtypes: tensor of the Hugging Face checkpoint -> the format's name of its dtype,
         where it is not that of its parameter.
+      names: released name of a tensor -> what that checkpoint calls it, where it differs.
       head_twice: whether that checkpoint is tied and stored its embeddings as head too.
     """
 
     source: str
     files: Mapping[str, int]
     dtypes: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    names: Mapping[str, str] = dataclasses.field(default_factory=dict)
     head_twice: bool = False
 
     def changed(self, folder: Path) -> str | None:
@@ -114,6 +116,8 @@ def read_about(folder: Path) -> About:
         about = About(**data)
         if not {*about.dtypes.values()} <= DTYPES.keys():
             raise TypeError(about.dtypes)
+        if not all(isinstance(name, str) for name in about.names.values()):
+            raise TypeError(about.names)
         dict(about.files)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(

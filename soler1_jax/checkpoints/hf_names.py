@@ -1,29 +1,31 @@
-"""Which tensor of a Qwen3-VL checkpoint is which of our parameters.
+"""Which tensor of a released checkpoint is which of our parameters.
 
 Derived from the tree of parameters itself, so the list is complete by construction. A
 scanned stack holds one parameter for all its layers; the checkpoint has one tensor for
 each. Linear maps are stored [out, in] there and [in, out] here; the patch embedding is a
-3-D convolution there and a matrix here.
-
-Source of the names: the index files of the released Qwen3-VL checkpoints.
+convolution there and a matrix here; queries, keys and values of a picture encoder may be
+three matrices there and are one here. The names are those of the family's module,
+`hf_qwen3_vl` or `hf_paligemma`.
 """
 
 import dataclasses
 import enum
 import math
+from collections.abc import Iterator
+from types import ModuleType
 
 import jax
 import numpy as np
 
-from soler1_jax.checkpoints.hf_config import require_qwen3_vl
+from soler1_jax.checkpoints import hf_qwen3_vl
+from soler1_jax.checkpoints.hf_config import family_of
 from soler1_jax.model.config import ModelConfig
 from soler1_jax.model.functional import Functional
 
 Path = tuple[str, ...]
 
-EMBEDDINGS = "model.language_model.embed_tokens.weight"
-HEAD = "lm_head.weight"
-"""Also stored, as a copy of the embeddings, by some writers of tied models."""
+EMBEDDINGS, HEAD = hf_qwen3_vl.EMBEDDINGS, hf_qwen3_vl.HEAD
+"""Of Qwen3-VL; every family's module has its own."""
 
 
 class Transform(enum.Enum):
@@ -31,7 +33,7 @@ class Transform(enum.Enum):
 
     SAME = "same"
     TRANSPOSE = "transpose"  # [out, in] -> [in, out]
-    PATCHES = "patches"  # [out, channel, time, row, column] -> [all of these, out]
+    PATCHES = "patches"  # [out, channel, (time,) row, column] -> [all of these, out]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Tensor:
       path: of the parameter in our tree.
       layer: which entry of the parameter's leading axis; None if it is all of it.
       transform: from the stored form to ours.
+      offset: where along the parameter's last axis it starts; None if it is all of it.
     """
 
     name: str
@@ -51,9 +54,17 @@ class Tensor:
     path: Path
     layer: int | None
     transform: Transform
+    offset: int | None = None
+
+    def slot(self, ours: np.ndarray) -> np.ndarray:
+        """Returns the view of our whole parameter that this tensor fills."""
+        ours = ours if self.layer is None else ours[self.layer]
+        if self.offset is None:
+            return ours
+        return ours[..., self.offset : self.offset + self.shape[0]]
 
     def to_ours(self, stored: np.ndarray) -> np.ndarray:
-        """Turns a stored tensor into (a layer of) our parameter; a view if possible.
+        """Turns a stored tensor into what `slot` holds; a view if possible.
 
         Also turns some of the tensor's entries along its first axis into the part of the
         parameter that they are, see `part`.
@@ -72,7 +83,7 @@ class Tensor:
 
     @property
     def our_shape(self) -> tuple[int, ...]:
-        """Of (a layer of) our parameter."""
+        """Of what `slot` holds."""
         if self.transform is Transform.SAME:
             return self.shape
         return math.prod(self.shape[1:]), self.shape[0]
@@ -80,18 +91,20 @@ class Tensor:
     def part(self, low: int, high: int) -> tuple[int | slice, ...]:
         """Where the stored entries `low` to `high - 1` are in our parameter."""
         layer = () if self.layer is None else (self.layer,)
+        start = self.offset or 0
+        where = slice(start + low, start + high)
         if self.transform is Transform.SAME:
-            return *layer, slice(low, high)
-        return *layer, slice(None), slice(low, high)
+            return *layer, where
+        return *layer, slice(None), where
 
 
 def tensors(config: ModelConfig) -> tuple[Tensor, ...]:
     """Lists the tensors of a model in the order of our tree.
 
     Raises:
-      UserError: the model is not a Qwen3-VL.
+      UserError: the model is of no family that has checkpoints.
     """
-    require_qwen3_vl(config)
+    family = family_of(config)
     found: list[Tensor] = []
     leaves = jax.tree_util.tree_flatten_with_path(Functional(config).shapes())[0]
     for keys, leaf in leaves:
@@ -100,14 +113,14 @@ def tensors(config: ModelConfig) -> tuple[Tensor, ...]:
             place = path.index("stacked")
             for layer in range(leaf.shape[0]):
                 single = (*path[:place], "blocks", str(layer), *path[place + 1 :])
-                found.append(_tensor(config, path, single, leaf.shape[1:], layer))
+                found += _stored(config, family, path, single, leaf.shape[1:], layer)
         else:
-            found.append(_tensor(config, path, path, leaf.shape, None))
+            found += _stored(config, family, path, path, leaf.shape, None)
     return tuple(found)
 
 
 def by_parameter(config: ModelConfig) -> dict[Path, list[Tensor]]:
-    """Path of each parameter -> its tensors, in the order of its layers."""
+    """Path of each parameter -> its tensors, layer by layer, in their order."""
     groups: dict[Path, list[Tensor]] = {}
     for tensor in tensors(config):
         groups.setdefault(tensor.path, []).append(tensor)
@@ -119,40 +132,27 @@ def tensor_count(config: ModelConfig) -> int:
     return sum(math.prod(tensor.shape) for tensor in tensors(config))
 
 
-def _tensor(
+def _stored(
     config: ModelConfig,
+    family: ModuleType,
     path: Path,
     single: Path,
     shape: tuple[int, ...],
     layer: int | None,
-) -> Tensor:
-    """Describes the parameter at `path`; `single` is the path it has when not stacked."""
+) -> Iterator[Tensor]:
+    """What holds the parameter at `path`; `single` is the path it has when not stacked."""
     *module, kind = single
     leaf = "bias" if kind == "bias" else "weight"
-    name = ".".join([*_module(module), leaf])
+    names = family.module_names(module)
+    count = len(names)
+    shape = (*shape[:-1], shape[-1] // count)
     transform = Transform.SAME
     if kind == "kernel":
         transform, shape = Transform.TRANSPOSE, shape[::-1]
     if single[:2] == ("visual", "patch_embed") and kind == "kernel":
-        side = config.vision.patch_size
+        side, times = config.vision.patch_size, config.vision.temporal_patch_size
         transform = Transform.PATCHES
-        shape = (shape[0], 3, config.vision.temporal_patch_size, side, side)
-    return Tensor(name, tuple(shape), path, layer, transform)
-
-
-def _module(path: list[str]) -> list[str]:
-    """The checkpoint's name of a module, from its path without stacking."""
-    match path:
-        case ["lm_head"]:
-            return path
-        case ["embed_tokens"]:
-            return ["model", "language_model", *path]
-        case ["visual", "blocks", "blocks", *rest]:
-            return ["model", "visual", "blocks", *rest]
-        case ["language_model", "layers", "blocks", *rest]:
-            return ["model", "language_model", "layers", *rest]
-        case ["visual", ("merger" | "deepstack_merger_list"), *_]:
-            # The feed-forward layers of a merger have no module of their own there.
-            return ["model", *(key for key in path if key != "mlp")]
-        case _:
-            return ["model", *path]
+        shape = (shape[0], 3, *((times,) if family.CONV_HAS_TIME else ()), side, side)
+    for index, name in enumerate(names):
+        offset = index * shape[0] if count > 1 else None
+        yield Tensor(f"{name}.{leaf}", tuple(shape), path, layer, transform, offset)

@@ -1,6 +1,6 @@
-"""Weights of a Qwen3-VL checkpoint in memory: from safetensors files and back."""
+"""Weights of a released checkpoint in memory: from safetensors files and back."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from soler1_jax.checkpoints import hf_names
-from soler1_jax.checkpoints.hf_config import from_hf, read_hf_json
+from soler1_jax.checkpoints.hf_config import family_of, from_hf, read_hf_json
 from soler1_jax.checkpoints.hf_names import Tensor, tensors
 from soler1_jax.checkpoints.placement import placed, require_dtype
 from soler1_jax.checkpoints.safetensors_files import (
@@ -21,7 +21,7 @@ from soler1_jax.checkpoints.safetensors_files import (
 from soler1_jax.checkpoints.transpose import contiguous
 from soler1_jax.common.errors import UserError
 from soler1_jax.model.config import ModelConfig
-from soler1_jax.model.functional import Params
+from soler1_jax.model.functional import Functional, Params
 
 _COMPARED = 4096  # rows of a tied model's embeddings at a time
 
@@ -40,7 +40,7 @@ def load_hf(
       The configuration, and parameters on their devices.
 
     Raises:
-      UserError: the folder is missing, incomplete or damaged, or not a Qwen3-VL.
+      UserError: the folder is missing, incomplete or damaged, or of no family we know.
     """
     require_dtype(dtype)
     folder = Path(folder)
@@ -56,21 +56,30 @@ def checked_tensors(folder: Path, config: ModelConfig) -> dict[str, StoredTensor
     """Lists the tensors of a checkpoint after comparing them with its configuration.
 
     Returns:
-      Name -> tensor, with all of `hf_names.tensors(config)`; with `hf_names.HEAD` too if
-      a tied model stores its embeddings twice.
+      Name -> tensor, with all of `hf_names.tensors(config)`; with the family's `HEAD` too
+      if a tied model stores its embeddings twice. Whatever a writer calls a tensor, its
+      name here is the released one.
 
     Raises:
-      UserError: a file or tensor is missing, damaged, left over, of another shape, or not
-        of floating point numbers with 16 bits or more.
+      UserError: a file or tensor is missing, damaged, left over, there twice, of another
+        shape, or not of floating point numbers with 16 bits or more.
     """
-    stored = locate_tensors(folder)
+    family = family_of(config)
+    stored: dict[str, StoredTensor] = {}
+    for tensor in locate_tensors(folder).values():
+        other = stored.setdefault(family.canonical(tensor.name), tensor)
+        if other is not tensor:
+            raise UserError(
+                f"a checkpoint holds each tensor once; {folder} has {other.name}, which "
+                f"is also {tensor.name}; remove one of them"
+            )
     wanted = tensors(config)
     _check_names(config, wanted, stored, folder)
     for tensor in wanted:
-        _check_tensor(tensor.name, tensor.shape, stored[tensor.name])
-    if config.text.tie_embeddings and hf_names.HEAD in stored:
-        table, head = stored[hf_names.EMBEDDINGS], stored[hf_names.HEAD]
-        _check_tensor(hf_names.HEAD, table.shape, head)
+        _check_tensor(tensor.shape, stored[tensor.name])
+    if config.text.tie_embeddings and family.HEAD in stored:
+        table, head = stored[family.EMBEDDINGS], stored[family.HEAD]
+        _check_tensor(table.shape, head)
         _check_tied(table, head)
     return stored
 
@@ -81,22 +90,19 @@ class Loader:
     def __init__(self, config: ModelConfig, dtype: str) -> None:
         """Expects `tensors(config)`; parameters get `dtype`."""
         self.config, self.dtype = config, jnp.dtype(dtype)
-        self.layers: dict[hf_names.Path, int] = {}
-        for tensor in tensors(config):
-            if tensor.layer is not None:
-                self.layers[tensor.path] = tensor.layer + 1
+        leaves = jax.tree_util.tree_flatten_with_path(Functional(config).shapes())[0]
+        self.shapes = {tuple(k.key for k in path): leaf.shape for path, leaf in leaves}
         self.arrays: dict[hf_names.Path, np.ndarray] = {}
 
     def put(self, tensor: Tensor, stored: np.ndarray) -> None:
         """Adds one tensor, of the shape that the model has."""
         ours = contiguous(tensor.to_ours(stored.astype(self.dtype, copy=False)))
-        if tensor.layer is None:
+        if tensor.layer is None and tensor.offset is None:
             self.arrays[tensor.path] = ours
             return
         if tensor.path not in self.arrays:
-            shape = (self.layers[tensor.path], *ours.shape)
-            self.arrays[tensor.path] = np.empty(shape, self.dtype)
-        self.arrays[tensor.path][tensor.layer] = ours
+            self.arrays[tensor.path] = np.empty(self.shapes[tensor.path], self.dtype)
+        tensor.slot(self.arrays[tensor.path])[...] = ours
 
     def params(self, mesh: Mesh | None = None) -> Params:
         """Hands the parameters over to their devices, see `placed`, and forgets them."""
@@ -115,20 +121,20 @@ def to_stored(config: ModelConfig, params: Params) -> Iterator[tuple[str, np.nda
         node: Any = params
         for key in tensor.path:
             node = node[key]
-        node = node if tensor.layer is None else node[tensor.layer]
-        yield tensor.name, contiguous(tensor.to_stored(np.asarray(node)))
+        ours = np.asarray(tensor.slot(node))
+        yield tensor.name, contiguous(tensor.to_stored(ours))
 
 
 def _check_names(
     config: ModelConfig,
     wanted: tuple[Tensor, ...],
-    files: Mapping[str, StoredTensor],
+    found: Collection[str],
     folder: Path,
 ) -> None:
     names = {tensor.name for tensor in wanted}
-    missing = [tensor.name for tensor in wanted if tensor.name not in files]
-    allowed = {hf_names.HEAD} if config.text.tie_embeddings else set()
-    extra = sorted(set(files) - names - allowed)
+    missing = [tensor.name for tensor in wanted if tensor.name not in found]
+    allowed = {family_of(config).HEAD} if config.text.tie_embeddings else set()
+    extra = sorted(set(found) - names - allowed)
     if missing:
         instead = f", but has {extra[0]}{_more(extra)}" if extra else ""
         raise UserError(
@@ -137,21 +143,22 @@ def _check_names(
         )
     if extra:
         raise UserError(
-            f"a Qwen3-VL checkpoint holds nothing else; {folder} has {extra[0]}"
+            f"a checkpoint holds its model's tensors only; {folder} has {extra[0]}"
             f"{_more(extra)}; remove them, or load the model they belong to"
         )
 
 
-def _check_tensor(name: str, shape: tuple[int, ...], stored: StoredTensor) -> None:
+def _check_tensor(shape: tuple[int, ...], stored: StoredTensor) -> None:
     if stored.shape != shape:
         raise UserError(
-            f"weights must fit config.json; {name} should have shape "
+            f"weights must fit config.json; {stored.name} should have shape "
             f"{list(shape)} and has {list(stored.shape)}; restore both from "
             "one checkpoint"
         )
     if stored.kind not in DTYPES:
         raise UserError(
-            f"weights are stored as {', '.join(DTYPES)}; {name} is {stored.kind}; "
+            f"weights are stored as {', '.join(DTYPES)}; {stored.name} is "
+            f"{stored.kind}; "
             "use a checkpoint that is not quantised"
         )
 
@@ -163,9 +170,8 @@ def _check_tied(table: StoredTensor, head: StoredTensor) -> None:
         part = low, min(low + _COMPARED, rows)
         if not np.array_equal(table.read(*part), head.read(*part)):
             raise UserError(
-                f"tie_word_embeddings says that {hf_names.HEAD} is "
-                f"{hf_names.EMBEDDINGS}; the stored ones differ; set it to false in "
-                "config.json"
+                f"tie_word_embeddings says that {head.name} is {table.name}; the "
+                "stored ones differ; set it to false in config.json"
             )
 
 

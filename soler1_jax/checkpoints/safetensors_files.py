@@ -38,12 +38,14 @@ class StoredTensor:
     """A tensor in a file.
 
     Attributes:
+      name: in the file.
       path: of the file.
       shape: of the tensor.
       kind: the format's name of its dtype, such as BF16.
       offset: of its first byte in the file.
     """
 
+    name: str
     path: Path
     shape: tuple[int, ...]
     kind: str
@@ -126,7 +128,11 @@ def _list(path: Path) -> dict[str, StoredTensor]:
     header.pop("__metadata__", None)
     return {
         name: StoredTensor(
-            path, tuple(at["shape"]), at["dtype"], 8 + length + at["data_offsets"][0]
+            name,
+            path,
+            tuple(at["shape"]),
+            at["dtype"],
+            8 + length + at["data_offsets"][0],
         )
         for name, at in header.items()
     }

@@ -40,7 +40,7 @@ def save_tuned(
 
     Args:
       folder: to be made; must not exist, or be empty.
-      params: of a Qwen3-VL, as `load_vlm` returns them, on devices of this process.
+      params: as `load_vlm` returns them, on devices of this process.
       base: folder that `load_vlm` read them from; configuration, tokenizer, processor
         and words are copied from it.
       dtype: of the weights written.

@@ -16,7 +16,7 @@ from soler1_jax.checkpoints.conversion import (
     target_dtype,
 )
 from soler1_jax.checkpoints.converted import ABOUT, WEIGHTS, About, checked_folder
-from soler1_jax.checkpoints.hf_config import CONFIG
+from soler1_jax.checkpoints.hf_config import CONFIG, family_of
 from soler1_jax.checkpoints.hf_names import Tensor, Transform
 from soler1_jax.checkpoints.orbax_arrays import ArrayReader
 from soler1_jax.checkpoints.safetensors_files import (
@@ -40,15 +40,21 @@ def plan_hf(folder: Path, options: Options) -> Plan:
         for tensor in tensors.values()
     }
     if about.head_twice:
-        tensors[hf_names.HEAD] = tensors[hf_names.EMBEDDINGS]
+        family = family_of(config)
+        tensors[family.HEAD] = tensors[family.EMBEDDINGS]
+    dtypes = {
+        name: _dtype(name, arrays[tensor.path], about, options)
+        for name, tensor in tensors.items()
+    }
+    released = {about.names.get(name, name): name for name in tensors}
     new = [
-        NewTensor(name, tensor.shape, _dtype(name, arrays[tensor.path], about, options))
-        for name, tensor in sorted(tensors.items(), key=lambda item: _order(item[0]))
+        NewTensor(name, tensors[released[name]].shape, dtypes[released[name]])
+        for name in sorted(released, key=_order)
     ]
     files = plan_files(new, options.shard_bytes)
 
     def pieces(tensor: NewTensor, count: Count) -> Iterator[np.ndarray]:
-        ours = tensors[tensor.name]
+        ours = tensors[released[tensor.name]]
         for values in _pieces(ours, arrays[ours.path]):
             values = contiguous(cast(ours.to_stored(values), tensor.dtype, tensor.name))
             count(values.nbytes)
@@ -75,7 +81,7 @@ def _dtype(name: str, array: ArrayReader, about: About, options: Options) -> np.
 
 
 def _pieces(tensor: Tensor, array: ArrayReader) -> Iterator[np.ndarray]:
-    """Reads (a layer of) a parameter chunk by chunk, in the order of the tensor."""
+    """Reads what a tensor is of a parameter chunk by chunk, in the tensor's order."""
     same = tensor.transform is Transform.SAME
     rows = array.chunk[0 if tensor.layer is None else 1] if same else array.chunk[-1]
     for low in range(0, tensor.shape[0], rows):

@@ -16,7 +16,7 @@ from soler1_jax.checkpoints.conversion import (
     target_dtype,
 )
 from soler1_jax.checkpoints.converted import WEIGHTS
-from soler1_jax.checkpoints.hf_config import CONFIG, from_hf, read_hf_json
+from soler1_jax.checkpoints.hf_config import CONFIG, family_of, from_hf, read_hf_json
 from soler1_jax.checkpoints.hf_names import Tensor, Transform
 from soler1_jax.checkpoints.hf_weights import checked_tensors
 from soler1_jax.checkpoints.orbax_arrays import (
@@ -34,14 +34,15 @@ Stored = dict[str, StoredTensor]
 def plan_orbax(folder: Path, options: Options) -> Plan:
     """Checks a Hugging Face folder; see `checked_tensors` for the errors."""
     config = from_hf(read_hf_json(folder))
+    family = family_of(config)
     stored = checked_tensors(folder, config)
     groups = hf_names.by_parameter(config)
     dtypes = {path: _dtype(group, stored, options) for path, group in groups.items()}
     kept = {t.name: dtypes[path] for path, group in groups.items() for t in group}
-    twice = config.text.tie_embeddings and hf_names.HEAD in stored
+    twice = config.text.tie_embeddings and family.HEAD in stored
     if twice:
-        kept[hf_names.HEAD] = kept[hf_names.EMBEDDINGS]
-    # Layers of one stack may have different dtypes; the parameter has one that holds all.
+        kept[family.HEAD] = kept[family.EMBEDDINGS]
+    # Tensors of one parameter may have different dtypes; it has one that holds all.
     others = {n: stored[n].kind for n, d in kept.items() if stored[n].dtype != d}
     sizes = [
         int(np.prod(tensor.shape)) * dtypes[path].itemsize
@@ -62,6 +63,7 @@ def plan_orbax(folder: Path, options: Options) -> Plan:
         nbytes=sum(sizes),
         about={
             "dtypes": {} if options.dtype else others,
+            "names": {n: s.name for n, s in stored.items() if s.name != n},
             "head_twice": twice,
         },
         write=write,
@@ -79,7 +81,7 @@ def array_layout(
     """How a parameter lies on disk.
 
     Args:
-      group: its tensors, one for each layer or a single one.
+      group: its tensors, layer by layer.
       itemsize: bytes of a number.
       piece_bytes: about the most that a chunk has.
 
@@ -88,15 +90,20 @@ def array_layout(
       that fill a chunk.
     """
     first = group[0]
-    shape = first.our_shape
+    layers = len({tensor.layer for tensor in group})
+    beside = len(group) // layers
+    shape = (*first.our_shape[:-1], first.our_shape[-1] * beside)
     rows = chunk_rows(first.shape, itemsize, piece_bytes)
+    if beside > 1:
+        # No chunk holds parts of two tensors.
+        rows = next(r for r in range(rows, 0, -1) if first.shape[0] % r == 0)
     if first.transform is Transform.SAME:
         chunk = (rows, *shape[1:])
     else:
         chunk = (shape[0], rows)
     if first.layer is None:
         return shape, chunk, rows
-    return (len(group), *shape), (1, *chunk), rows
+    return (layers, *shape), (1, *chunk), rows
 
 
 def _source(
@@ -106,7 +113,7 @@ def _source(
     piece_bytes: int,
     count: Count,
 ) -> PieceSource:
-    """One parameter, made from the tensors of its layers."""
+    """One parameter, made from its tensors."""
     widest = max(dtype.itemsize, *(stored[t.name].dtype.itemsize for t in group))
     shape, chunk, rows = array_layout(group, widest, piece_bytes)
 

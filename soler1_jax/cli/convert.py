@@ -1,4 +1,4 @@
-"""Convert a Hugging Face checkpoint of Qwen3-VL to a folder that JAX loads, or back.
+"""Convert a Qwen3-VL or PaliGemma 2 checkpoint of Hugging Face for JAX, or back.
 
 Weights become an Orbax checkpoint that restores straight into any sharding; configuration,
 tokenizer and processor files are copied along. Base and fine-tuned checkpoints, in one

@@ -1,4 +1,4 @@
-"""Attention: full within a frame, grouped-query with normed queries in the decoder.
+"""Attention: full within a frame, grouped-query in the decoder.
 
 Letters: B sequences, T queries, C keys, N frames, P patches, h query heads, g key-value
 heads, d channels of a head. Scores and softmax are float32.
@@ -25,8 +25,22 @@ class LayerCache(NamedTuple):
     values: jax.Array
 
 
+def soft_cap(x: jax.Array, cap: float | None) -> jax.Array:
+    """Bounds x smoothly to (-cap, cap): cap tanh(x / cap); None for no bound.
+
+    Source: Gemma 2 (arXiv 2408.00118), section 2.
+    """
+    return x if cap is None else cap * jnp.tanh(x / cap)
+
+
 def attend(
-    query: jax.Array, keys: jax.Array, values: jax.Array, mask: jax.Array | None
+    query: jax.Array,
+    keys: jax.Array,
+    values: jax.Array,
+    mask: jax.Array | None,
+    *,
+    divisor: float | None = None,
+    cap: float | None = None,
 ) -> jax.Array:
     """Softmax attention with grouped heads.
 
@@ -35,6 +49,8 @@ def attend(
       keys, values: [B, g, C, d]; g divides h.
       mask: bool [B, T, C] or [B, 1, C], True where a query may look; None for
         everywhere.
+      divisor: scores are divided by its root; None for d.
+      cap: of `soft_cap` on the scores.
 
     Returns:
       [B, T, h, d] in query's dtype.
@@ -45,7 +61,7 @@ def attend(
     scores = jnp.einsum(
         "btgrd,bgcd->bgrtc", grouped, keys, preferred_element_type=jnp.float32
     )
-    scores = scores * size**-0.5
+    scores = soft_cap(scores * (divisor or size) ** -0.5, cap)
     if mask is not None:
         scores = jnp.where(mask[:, None, None], scores, MASKED)
     weights = jax.nn.softmax(scores, axis=-1).astype(values.dtype)
@@ -66,25 +82,28 @@ class VisionAttention(nnx.Module):
         self.heads = heads
 
     def __call__(
-        self, x: jax.Array, angles: jax.Array, mask: jax.Array | None = None
+        self, x: jax.Array, angles: jax.Array | None, mask: jax.Array | None = None
     ) -> jax.Array:
         """Maps [N, P, size] to [N, P, size].
 
         Args:
           x: frames.
-          angles: rotary, float32 [P, d/2], or [N, P, d/2] for frames of different sizes.
+          angles: rotary, float32 [P, d/2], or [N, P, d/2] for frames of different sizes;
+            None to turn nothing.
           mask: bool [N, P], False on padding; None for none.
         """
         frames, patches, size = x.shape
         qkv = self.qkv(x).reshape(frames, patches, 3, self.heads, size // self.heads)
-        query, key = rotate(qkv[:, :, 0], angles), rotate(qkv[:, :, 1], angles)
+        query, key = qkv[:, :, 0], qkv[:, :, 1]
+        if angles is not None:
+            query, key = rotate(query, angles), rotate(key, angles)
         key, value = jnp.swapaxes(key, 1, 2), jnp.swapaxes(qkv[:, :, 2], 1, 2)
         out = attend(query, key, value, None if mask is None else mask[:, None])
         return self.proj(out.reshape(frames, patches, size))
 
 
 class TextAttention(nnx.Module):
-    """Grouped-query attention with RMS-normed queries and keys, and rotary positions."""
+    """Grouped-query attention with rotary positions; queries and keys may be normed."""
 
     def __init__(self, config: TextConfig, *, rngs: nnx.Rngs) -> None:
         size, dim = config.hidden_size, config.head_dim
@@ -101,9 +120,11 @@ class TextAttention(nnx.Module):
         self.o_proj = Linear(
             (wide, size), ("heads", "embed"), use_bias=False, rngs=rngs
         )
-        self.q_norm = RMSNorm(dim, config.norm_eps)
-        self.k_norm = RMSNorm(dim, config.norm_eps)
-        self.head_dim = dim
+        if config.qk_norm:
+            offset = config.norm_offset
+            self.q_norm = RMSNorm(dim, config.norm_eps, offset=offset)
+            self.k_norm = RMSNorm(dim, config.norm_eps, offset=offset)
+        self.config = config
 
     def __call__(
         self,
@@ -126,15 +147,25 @@ class TextAttention(nnx.Module):
           [B, T, D], and the keys and values (of x alone, or the updated cache).
         """
         batch, length, _ = x.shape
-        shape = (batch, length, -1, self.head_dim)
-        query = rotate(self.q_norm(self.q_proj(x).reshape(shape)), angles)
-        key = rotate(self.k_norm(self.k_proj(x).reshape(shape)), angles)
-        key = jnp.swapaxes(key, 1, 2)
+        config = self.config
+        shape = (batch, length, -1, config.head_dim)
+        query, key = self.q_proj(x).reshape(shape), self.k_proj(x).reshape(shape)
+        if config.qk_norm:
+            query, key = self.q_norm(query), self.k_norm(key)
+        query = rotate(query, angles)
+        key = jnp.swapaxes(rotate(key, angles), 1, 2)
         value = jnp.swapaxes(self.v_proj(x).reshape(shape), 1, 2)
         if cache is not None:
             key = jax.lax.dynamic_update_slice_in_dim(cache.keys, key, index, axis=2)
             value = jax.lax.dynamic_update_slice_in_dim(
                 cache.values, value, index, axis=2
             )
-        out = attend(query, key, value, mask)
+        out = attend(
+            query,
+            key,
+            value,
+            mask,
+            divisor=config.query_pre_attn_scalar,
+            cap=config.attn_logit_softcapping,
+        )
         return self.o_proj(out.reshape(batch, length, -1)), LayerCache(key, value)

@@ -1,7 +1,8 @@
-"""Configuration of the video-language model, from nano to Qwen3-VL sizes.
+"""Configuration of the video-language model, from nano to released checkpoints.
 
-Every difference between sizes lives here; the modules hold no size-specific code. The
-names of quantities follow Qwen3-VL's published configuration where one exists.
+Every difference between sizes and families lives here; the modules hold no code that is
+one model's own. The names of quantities follow the published configurations of Qwen3-VL
+and, for what only that family has, of PaliGemma 2. What it has is off by default.
 """
 
 import dataclasses
@@ -36,7 +37,10 @@ class VisionConfig:
       num_heads: attention heads.
       position_grid: side of the learned position table, interpolated to the frame.
       position_scale: standard deviation of the table at initialisation.
+      rotary: whether queries and keys also turn with row and column.
       spatial_merge_size: side of the square of patches that one token merges.
+      merger: "mlp" norms, joins and applies a feed-forward layer; "linear" norms and
+        applies one matrix.
       merger_hidden: hidden channels of a merger; None for that of Qwen3-VL, the merged
         width `hidden_size * spatial_merge_size**2`.
       deepstack_indexes: blocks whose output is added in the first decoder layers.
@@ -56,7 +60,9 @@ class VisionConfig:
     num_heads: int
     position_grid: int
     position_scale: float = 0.02
+    rotary: bool = True
     spatial_merge_size: int = 2
+    merger: Literal["mlp", "linear"] = "mlp"
     merger_hidden: int | None = None
     deepstack_indexes: tuple[int, ...] = ()
     scan_layers: bool = False
@@ -108,10 +114,15 @@ class VisionConfig:
                 f"the picture must hold whole tokens of {side} pixels; image_size is "
                 f"{self.image_size}; choose a multiple of {side}"
             )
-        if self.hidden_size % (4 * self.num_heads):
+        if self.rotary and self.hidden_size % (4 * self.num_heads):
             raise UserError(
                 "axial rotary positions need vision heads of a multiple of 4 channels; "
                 f"got {self.hidden_size} channels in {self.num_heads} heads; change one"
+            )
+        if self.hidden_size % self.num_heads:
+            raise UserError(
+                "every vision head has equally many channels; "
+                f"got {self.hidden_size} in {self.num_heads} heads; change one"
             )
         if self.stem == "conv" and self.patch_size % CELL_PIXELS:
             raise UserError(
@@ -140,10 +151,23 @@ class TextConfig:
       intermediate_size: hidden channels of the gated feed-forward layers.
       depth: layers.
       num_heads, num_kv_heads, head_dim: grouped-query attention.
+      activation: of the gated feed-forward layers; "gelu" is its tanh form.
       rope_theta: base of the rotary frequencies.
       mrope_section: rotary frequencies that turn with time, height and width; they sum
-        to head_dim // 2.
+        to head_dim // 2. None for plain rotary positions: every token, of a picture or
+        not, is one further than the last.
+      first_position: position of a prompt's first token.
       norm_eps: added to the mean square in RMSNorm.
+      norm_offset: added to RMSNorm's scale. 1 where scales are stored less one.
+      qk_norm: RMSNorm on queries and keys.
+      sandwich_norms: RMSNorm on what attention and feed-forward return, too.
+      query_pre_attn_scalar: attention scores are divided by its root; None for head_dim.
+      attn_logit_softcapping, final_logit_softcapping: c in c tanh(x / c), which bounds
+        attention scores and logits; None for no bound.
+      sliding_window: tokens that a token sees in the layers of `sliding_layers`, itself
+        included; None for all. A bidirectional prefix sees all of itself in any layer.
+      sliding_layers: those layers.
+      scale_embeddings: words enter as their vectors times the root of hidden_size.
       tie_embeddings: the output matrix is the embedding table.
       prefix_attention: whether pictures and prompt see each other both ways.
       scan_layers, remat: stack and scan the layers; recompute them in the backward pass.
@@ -156,16 +180,27 @@ class TextConfig:
     num_heads: int
     num_kv_heads: int
     head_dim: int
+    activation: Literal["silu", "gelu"] = "silu"
     rope_theta: float
-    mrope_section: tuple[int, int, int]
+    mrope_section: tuple[int, int, int] | None
+    first_position: int = 0
     norm_eps: float = 1e-6
+    norm_offset: float = 0.0
+    qk_norm: bool = True
+    sandwich_norms: bool = False
+    query_pre_attn_scalar: float | None = None
+    attn_logit_softcapping: float | None = None
+    final_logit_softcapping: float | None = None
+    sliding_window: int | None = None
+    sliding_layers: tuple[int, ...] = ()
+    scale_embeddings: bool = False
     tie_embeddings: bool = False
     prefix_attention: Literal["causal", "bidirectional"] = "causal"
     scan_layers: bool = False
     remat: bool = False
 
     def __post_init__(self) -> None:
-        if sum(self.mrope_section) != self.head_dim // 2:
+        if self.mrope_section and sum(self.mrope_section) != self.head_dim // 2:
             raise UserError(
                 "mrope_section must sum to half of head_dim, "
                 f"{self.head_dim // 2}; got {self.mrope_section}; change one of them"
@@ -174,6 +209,16 @@ class TextConfig:
             raise UserError(
                 "every key-value head serves equally many query heads; got "
                 f"{self.num_heads} and {self.num_kv_heads}; make one divide the other"
+            )
+        if any(not 0 <= i < self.depth for i in self.sliding_layers):
+            raise UserError(
+                f"sliding layers are among 0 to {self.depth - 1}; got "
+                f"{self.sliding_layers}; change sliding_layers or depth"
+            )
+        if self.sliding_layers and not self.sliding_window:
+            raise UserError(
+                "sliding layers have a window of one token or more; got sliding_window "
+                f"{self.sliding_window}; set it, or drop sliding_layers"
             )
 
 
@@ -199,17 +244,18 @@ class GroundingConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MediaTokens:
-    """Token ids that stand for pictures in a prompt, as a Qwen3-VL processor writes it.
+    """Token ids that stand for pictures in a prompt, as a checkpoint's processor writes it.
 
     Attributes:
-      image, video: placeholder of one merged patch of a picture or of a video.
-      start, end: around the placeholders of each frame.
+      image, video: placeholder of one merged patch of a picture or of a video; None for
+        models that know no videos.
+      start, end: around the placeholders of each frame; None for none.
     """
 
     image: int
-    video: int
-    start: int
-    end: int
+    video: int | None = None
+    start: int | None = None
+    end: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

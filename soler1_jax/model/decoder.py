@@ -1,8 +1,9 @@
-"""The text decoder: pre-norm layers with DeepStack additions and a key-value cache.
+"""The text decoder: normed layers with DeepStack additions and a key-value cache.
 
 Letters: B sequences, T tokens, D channels, Ls DeepStack levels, g key-value heads, C
 places of the cache, d channels of a head.
-Source: Qwen3-VL technical report (arXiv 2511.21631), section 2.
+Sources: Qwen3-VL technical report (arXiv 2511.21631), section 2; Gemma 2 (arXiv
+2408.00118), section 2 (norms on both sides, sliding windows in some layers).
 """
 
 from typing import Any
@@ -14,18 +15,31 @@ from flax import nnx
 from soler1_jax.model.attention import LayerCache, TextAttention
 from soler1_jax.model.config import TextConfig
 from soler1_jax.model.layers import GatedMLP, RMSNorm
-from soler1_jax.model.rope import mrope_angles
+from soler1_jax.model.rope import mrope_angles, plain_section
 from soler1_jax.model.stack import LayerStack
 
 
 class DecoderLayer(nnx.Module):
-    """Attention and gated feed-forward, each added to its input."""
+    """Attention and gated feed-forward, each added to its input.
+
+    The norms are named as published: `post_attention_layernorm` comes before the
+    feed-forward layer, but with `sandwich_norms` at the end of the attention.
+    """
 
     def __init__(self, config: TextConfig, *, rngs: nnx.Rngs) -> None:
-        self.input_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.input_layernorm = _norm(config)
         self.self_attn = TextAttention(config, rngs=rngs)
-        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
-        self.mlp = GatedMLP(config.hidden_size, config.intermediate_size, rngs=rngs)
+        self.post_attention_layernorm = _norm(config)
+        self.mlp = GatedMLP(
+            config.hidden_size,
+            config.intermediate_size,
+            activation=config.activation,
+            rngs=rngs,
+        )
+        self.sandwich = config.sandwich_norms
+        if self.sandwich:
+            self.pre_feedforward_layernorm = _norm(config)
+            self.post_feedforward_layernorm = _norm(config)
 
     def __call__(
         self,
@@ -37,8 +51,12 @@ class DecoderLayer(nnx.Module):
     ) -> tuple[jax.Array, LayerCache]:
         """Maps [B, T, D]; see `TextAttention` for the other arguments."""
         y, cache = self.self_attn(self.input_layernorm(x), angles, mask, cache, index)
-        x = x + y
-        return x + self.mlp(self.post_attention_layernorm(x)), cache
+        if not self.sandwich:
+            x = x + y
+            return x + self.mlp(self.post_attention_layernorm(x)), cache
+        x = x + self.post_attention_layernorm(y)
+        y = self.mlp(self.pre_feedforward_layernorm(x))
+        return x + self.post_feedforward_layernorm(y), cache
 
 
 class Decoder(nnx.Module):
@@ -52,7 +70,7 @@ class Decoder(nnx.Module):
             remat=config.remat,
             rngs=rngs,
         )
-        self.norm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.norm = _norm(config)
         self.config = config
 
     def __call__(
@@ -63,6 +81,7 @@ class Decoder(nnx.Module):
         deepstack: jax.Array | None = None,
         cache: Any = None,
         index: jax.Array | int = 0,
+        near: jax.Array | None = None,
     ) -> tuple[jax.Array, Any]:
         """Runs all layers.
 
@@ -74,22 +93,40 @@ class Decoder(nnx.Module):
             first T' tokens; zero where a token is no picture.
           cache: what an earlier call returned, grown by `grow`.
           index: where in the cache x goes.
+          near: bool [B, T, C], `mask` within the sliding window; needed only by models
+            with sliding layers.
 
         Returns:
           Normed [B, T, D], and the cache: one `LayerCache` a layer (a tuple, or stacked
           when the layers are scanned).
         """
         config = self.config
-        angles = mrope_angles(positions, config.mrope_section, config.rope_theta)
+        section = config.mrope_section or plain_section(config.head_dim)
+        angles = mrope_angles(positions, section, config.rope_theta)
 
         def apply(
             layer: DecoderLayer, x: jax.Array, kept: Any, i: jax.Array | int
         ) -> tuple[jax.Array, LayerCache]:
-            x, kept = layer(x, angles, mask, kept, index)
+            x, kept = layer(x, angles, self._seen(mask, near, i), kept, index)
             return add_level(x, deepstack, i), kept
 
         x, cache = self.layers.run(apply, x, cache)
         return self.norm(x), cache
+
+    def _seen(
+        self, mask: jax.Array, near: jax.Array | None, layer: jax.Array | int
+    ) -> jax.Array:
+        """The mask of a layer."""
+        sliding = self.config.sliding_layers
+        if near is None or not sliding:
+            return mask
+        if isinstance(layer, int):
+            return near if layer in sliding else mask
+        return jnp.where(jnp.isin(layer, jnp.asarray(sliding)), near, mask)
+
+
+def _norm(config: TextConfig) -> RMSNorm:
+    return RMSNorm(config.hidden_size, config.norm_eps, offset=config.norm_offset)
 
 
 def add_level(

@@ -53,13 +53,26 @@ class Embedding(nnx.Module):
     """A table of vectors."""
 
     def __init__(
-        self, count: int, size: int, axes: Axes, *, scale: float, rngs: nnx.Rngs
+        self,
+        count: int,
+        size: int,
+        axes: Axes,
+        *,
+        scale: float,
+        multiplier: float | None = None,
+        rngs: nnx.Rngs,
     ) -> None:
+        """Draws vectors with standard deviation `scale`; see `__call__`."""
         self.embedding = parameter(_normal(rngs, (count, size), scale), axes)
+        self.multiplier = multiplier
 
     def __call__(self, ids: jax.Array, dtype: jnp.dtype) -> jax.Array:
-        """Looks up int32 [...]: [..., size]."""
-        return self.embedding[...][ids].astype(dtype)
+        """Looks up int32 [...] and multiplies by `multiplier`: [..., size]."""
+        found = self.embedding[...][ids].astype(dtype)
+        if self.multiplier is None:
+            return found
+        # Rounded to dtype first, as where Gemma was trained: sqrt(3584) is 60 there.
+        return found * jnp.asarray(self.multiplier, dtype)
 
     def attend(self, x: jax.Array) -> jax.Array:
         """Multiplies by the transposed table: [..., size] -> float32 [..., count]."""
@@ -68,17 +81,28 @@ class Embedding(nnx.Module):
 
 
 class RMSNorm(nnx.Module):
-    """x / rms(x) * scale over the last axis."""
+    """x / rms(x) * (scale + offset) over the last axis."""
 
-    def __init__(self, size: int, eps: float = 1e-6, axis: str | None = None) -> None:
-        self.scale = parameter(jnp.ones(size), (axis,))
-        self.eps = eps
+    def __init__(
+        self,
+        size: int,
+        eps: float = 1e-6,
+        axis: str | None = None,
+        *,
+        offset: float = 0.0,
+    ) -> None:
+        self.scale = parameter(jnp.full(size, 1.0 - offset), (axis,))
+        self.eps, self.offset = eps, offset
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Normalises [..., size] in float32; returns x's dtype."""
         y = x.astype(jnp.float32)
         y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.eps)
-        return (y * self.scale[...]).astype(x.dtype)
+        scale = self.scale[...]
+        if self.offset:
+            # In float32: a small scale in bfloat16 would be lost beside the 1.
+            scale = scale.astype(jnp.float32) + self.offset
+        return (y * scale).astype(x.dtype)
 
 
 class LayerNorm(nnx.Module):
@@ -98,17 +122,22 @@ class LayerNorm(nnx.Module):
 
 
 class GatedMLP(nnx.Module):
-    """SwiGLU: down(silu(gate(x)) * up(x)), without biases."""
+    """down(act(gate(x)) * up(x)), without biases: SwiGLU with silu, GeGLU with gelu."""
 
-    def __init__(self, size: int, hidden: int, *, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self, size: int, hidden: int, *, activation: str = "silu", rngs: nnx.Rngs
+    ) -> None:
         into, out = ("embed", "mlp"), ("mlp", "embed")
         self.gate_proj = Linear((size, hidden), into, use_bias=False, rngs=rngs)
         self.up_proj = Linear((size, hidden), into, use_bias=False, rngs=rngs)
         self.down_proj = Linear((hidden, size), out, use_bias=False, rngs=rngs)
+        self.activation = activation
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [..., size] to [..., size]."""
-        return self.down_proj(jax.nn.silu(self.gate_proj(x)) * self.up_proj(x))
+        # jax's gelu is the tanh form unless told otherwise.
+        activate = jax.nn.silu if self.activation == "silu" else jax.nn.gelu
+        return self.down_proj(activate(self.gate_proj(x)) * self.up_proj(x))
 
 
 class MLP(nnx.Module):

@@ -59,6 +59,36 @@ def frame_grids(grid_thw: ArrayLike) -> np.ndarray:
     return np.repeat(grids[:, 1:], grids[:, 0], axis=0).astype(np.int64)
 
 
+def cut_pixels(
+    pixels: ArrayLike, config: VisionConfig
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cuts square pictures of the configured size, still pictures filling the time axis.
+
+    Args:
+      pixels: float [M, 3, H, W], scaled to [-1, 1].
+      config: of the encoder.
+
+    Returns:
+      float32 [M*h*w, I] in merge-block order, and grids int [M, 3].
+
+    Raises:
+      UserError: the pictures have another size.
+    """
+    pixels = np.asarray(pixels, np.float32)
+    size, p, m = config.image_size, config.patch_size, config.spatial_merge_size
+    if pixels.shape[1:] != (3, size, size):
+        raise UserError(
+            f"this model takes pictures of shape [3, {size}, {size}]; got "
+            f"{list(pixels.shape[1:])}; use the processor of its checkpoint"
+        )
+    count, blocks = len(pixels), size // (p * m)
+    cut = pixels.reshape(count, 3, blocks, m, p, blocks, m, p)
+    cut = cut.transpose(0, 2, 5, 3, 6, 1, 4, 7)[:, :, :, :, :, :, None]
+    cut = np.repeat(cut, config.temporal_patch_size, axis=6)
+    grids = np.tile([1, config.grid, config.grid], (count, 1))
+    return cut.reshape(-1, config.patch_values), grids
+
+
 def pack_patches(
     values: ArrayLike, grids: np.ndarray, config: VisionConfig, *, exact: bool = False
 ) -> Patches:

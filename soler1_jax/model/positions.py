@@ -64,7 +64,12 @@ def locate(kinds: np.ndarray, images: np.ndarray, videos: np.ndarray) -> Placeme
 
 
 def rope_positions(
-    placement: Placement, mask: np.ndarray, grids: np.ndarray
+    placement: Placement,
+    mask: np.ndarray,
+    grids: np.ndarray,
+    *,
+    plain: bool = False,
+    first: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Counts positions over the tokens that are there.
 
@@ -72,11 +77,17 @@ def rope_positions(
       placement: of `locate`.
       mask: bool [B, T], False on padding, wherever it is.
       grids: int [N, 2], tokens down and across of all frames.
+      plain: every token takes one position, pictures' too.
+      first: where to start.
 
     Returns:
       int32 [B, 3, T] (time, height, width), 0 on padding; and int32 [B], the position
       that comes next.
     """
+    if plain:
+        counts = first + np.cumsum(mask, axis=1) - mask
+        positions = np.repeat((counts * mask)[:, None], 3, axis=1)
+        return positions.astype(np.int32), (first + mask.sum(axis=1)).astype(np.int32)
     # One more, empty frame stands for the words.
     grids = np.concatenate([grids, [[1, 1]]])
     sizes = grids[placement.frame]
@@ -85,5 +96,6 @@ def rope_positions(
     start = np.cumsum(step, axis=1) - step
     start = np.where(placement.offset > 0, start - span, start)
     row, column = np.divmod(placement.offset, sizes[..., 1])
+    start = start + first
     positions = np.stack([start, start + row, start + column], axis=1) * mask[:, None]
-    return positions.astype(np.int32), step.sum(axis=1).astype(np.int32)
+    return positions.astype(np.int32), (first + step.sum(axis=1)).astype(np.int32)

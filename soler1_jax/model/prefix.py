@@ -27,12 +27,14 @@ class Prefix(NamedTuple):
     next_position: jax.Array  # int32 [B], position of the first generated token
 
 
-def frame_offsets(grid: int, slots: int) -> np.ndarray:
+def frame_offsets(grid: int, slots: int, *, plain: bool = False) -> np.ndarray:
     """Positions of a frame's tokens relative to its start, int32 [3, n].
 
     Merged tokens share one time and lie on a grid; slot tokens follow one by one, as
-    words do.
+    words do. With plain positions all tokens do.
     """
+    if plain:
+        return np.tile(np.arange(grid * grid + slots), (3, 1)).astype(np.int32)
     rows, columns = np.divmod(np.arange(grid * grid), grid)
     merged = np.stack([np.zeros_like(rows), rows, columns])
     after = np.tile(grid + np.arange(slots), (3, 1))
@@ -40,7 +42,10 @@ def frame_offsets(grid: int, slots: int) -> np.ndarray:
 
 
 def prefix_positions(
-    offsets: np.ndarray, frame_mask: jax.Array, prompt_mask: jax.Array
+    offsets: np.ndarray,
+    frame_mask: jax.Array,
+    prompt_mask: jax.Array,
+    first: int = 0,
 ) -> tuple[jax.Array, jax.Array]:
     """Counts positions over the frames and words that are there.
 
@@ -51,13 +56,14 @@ def prefix_positions(
       offsets: int32 [3, n] of `frame_offsets`.
       frame_mask: bool [B, F].
       prompt_mask: bool [B, Lp].
+      first: where to start.
 
     Returns:
       int32 [B, 3, F*n + Lp] positions and int32 [B], the position that comes next.
     """
     batch, frames = frame_mask.shape
     span = int(offsets.max()) + 1
-    ends = span * jnp.cumsum(frame_mask.astype(jnp.int32), axis=1)
+    ends = first + span * jnp.cumsum(frame_mask.astype(jnp.int32), axis=1)
     starts = ends - span * frame_mask.astype(jnp.int32)
     pictures = starts[:, None, :, None] + jnp.asarray(offsets)[None, :, None, :]
     pictures = pictures.reshape(batch, 3, frames * offsets.shape[1])
@@ -120,3 +126,30 @@ def full_mask(
     causal = completion_mask[:, None] & jnp.tril(jnp.ones((words, words), bool))
     before = jnp.broadcast_to(mask[:, None], (mask.shape[0], words, length))
     return jnp.concatenate([top, jnp.concatenate([before, causal], axis=2)], axis=1)
+
+
+def near_mask(
+    mask: jax.Array,
+    queries: jax.Array,
+    keys: jax.Array,
+    window: int,
+    *,
+    exempt: int = 0,
+) -> jax.Array:
+    """Keeps what is less than `window` positions back: bool [B, T, C] (query, key).
+
+    Positions and not places are compared, so that padding takes no room in the window.
+
+    Args:
+      mask: bool [B, T, C].
+      queries, keys: int32 [B, T] and [B, C], plain positions.
+      window: tokens seen, the query's own included.
+      exempt: so many first queries and keys see each other at any distance: those of a
+        bidirectional prefix.
+
+    Source: Gemma 2 (arXiv 2408.00118), section 2; that the prefix is exempt follows
+    transformers' PaliGemma.
+    """
+    near = queries[:, :, None] - keys[:, None, :] < window
+    near = near.at[:, :exempt, :exempt].set(True)
+    return mask & near

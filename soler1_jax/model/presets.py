@@ -1,4 +1,6 @@
-"""Named configurations: `nano` (shipped), `micro` (tests) and the Qwen3-VL sizes."""
+"""Named configurations: `nano` (shipped), `micro` (tests), and the sizes of released
+checkpoints: Qwen3-VL and PaliGemma 2.
+"""
 
 import dataclasses
 
@@ -13,6 +15,7 @@ from soler1_jax.model.config import (
 
 QWEN_VOCAB_SIZE = 151936
 QWEN_MEDIA = MediaTokens(image=151655, video=151656, start=151652, end=151653)
+PALIGEMMA_VOCAB_SIZE, PALIGEMMA_IMAGE = 257216, 257152
 
 
 def nano(vocab_size: int) -> ModelConfig:
@@ -153,6 +156,68 @@ QWEN3_VL = {
 }
 
 
+def _paligemma2(
+    name: str, image_size: int, text: tuple[int, int, int, int, int]
+) -> ModelConfig:
+    """Builds a PaliGemma 2 size; `text` is width, feed-forward, depth and heads."""
+    width, feed, depth, heads, kv_heads = text
+    return ModelConfig(
+        name=name,
+        vision=VisionConfig(
+            image_size=image_size,
+            patch_size=14,
+            hidden_size=1152,
+            intermediate_size=4304,
+            depth=27,
+            num_heads=16,
+            position_grid=image_size // 14,
+            rotary=False,
+            spatial_merge_size=1,
+            merger="linear",
+            scan_layers=True,
+        ),
+        text=TextConfig(
+            vocab_size=PALIGEMMA_VOCAB_SIZE,
+            hidden_size=width,
+            intermediate_size=feed,
+            depth=depth,
+            num_heads=heads,
+            num_kv_heads=kv_heads,
+            head_dim=256,
+            activation="gelu",
+            rope_theta=1e4,
+            mrope_section=None,
+            first_position=1,
+            norm_offset=1.0,
+            qk_norm=False,
+            sandwich_norms=True,
+            query_pre_attn_scalar=256.0,
+            attn_logit_softcapping=50.0,
+            final_logit_softcapping=30.0,
+            sliding_window=4096,
+            sliding_layers=tuple(range(0, depth, 2)),
+            scale_embeddings=True,
+            tie_embeddings=True,
+            prefix_attention="bidirectional",
+            scan_layers=True,
+            remat=True,
+        ),
+        media=MediaTokens(image=PALIGEMMA_IMAGE),
+        dtype="bfloat16",
+    )
+
+
+_GEMMA2_2B, _GEMMA2_9B = (2304, 9216, 26, 8, 4), (3584, 14336, 42, 16, 8)
+PALIGEMMA2 = {
+    name: _paligemma2(name, size, text)
+    for name, size, text in (
+        ("paligemma2-3b-224", 224, _GEMMA2_2B),
+        ("paligemma2-3b-448", 448, _GEMMA2_2B),
+        ("paligemma2-10b-448", 448, _GEMMA2_9B),
+    )
+}
+
+
 def preset(name: str, vocab_size: int | None = None) -> ModelConfig:
     """Returns the configuration of a name; `vocab_size` replaces the preset's own."""
     small = {"nano": nano, "micro": micro}
@@ -162,10 +227,11 @@ def preset(name: str, vocab_size: int | None = None) -> ModelConfig:
                 f"preset {name!r} is sized by its tokenizer; got no vocab_size; give one"
             )
         return small[name](vocab_size)
-    if name not in QWEN3_VL:
-        choices = (*small, *QWEN3_VL)
+    released = QWEN3_VL | PALIGEMMA2
+    if name not in released:
+        choices = (*small, *released)
         raise UserError(f"unknown preset {name!r}{nearest_hint(name, choices)}")
-    config = QWEN3_VL[name]
+    config = released[name]
     if vocab_size is None:
         return config
     text = dataclasses.replace(config.text, vocab_size=vocab_size)

@@ -1,7 +1,8 @@
 """Prompts with pictures and videos, as arrays of few shapes; made on the host.
 
-What comes in is what a Qwen3-VL processor returns: token ids in which every merged patch
-has a placeholder, and the patches of all pictures one after the other.
+What comes in is what a checkpoint's processor returns: token ids in which every merged
+patch has a placeholder, and the patches of all pictures one after the other, or, for
+models with square pictures of one size, the pixels.
 
 Letters: B prompts, T tokens, N frames, K places for a frame's merged tokens.
 """
@@ -13,7 +14,13 @@ from jax.typing import ArrayLike
 
 from soler1_jax.common.errors import UserError
 from soler1_jax.model.config import ModelConfig
-from soler1_jax.model.patches import Patches, bucket, frame_grids, pack_patches
+from soler1_jax.model.patches import (
+    Patches,
+    bucket,
+    cut_pixels,
+    frame_grids,
+    pack_patches,
+)
 from soler1_jax.model.positions import IMAGE, VIDEO, WORD, locate, rope_positions
 
 
@@ -45,7 +52,9 @@ def make_prompt(
       config: of the model.
       input_ids: int [B, T].
       attention_mask: [B, T], 0 on padding; None for none.
-      pixel_values, pixel_values_videos: float [patches, channel*time*row*column].
+      pixel_values, pixel_values_videos: float [patches, channel*time*row*column]; or
+        pixel_values alone float [M, channel, row, column], pictures of the configured
+        size, scaled to [-1, 1].
       image_grid_thw, video_grid_thw: int [M, 3], temporal patches, rows, columns.
       exact: keep the sizes given instead of padding them to buckets.
 
@@ -56,27 +65,20 @@ def make_prompt(
       UserError: the arrays do not fit each other or the model.
     """
     ids, mask = _tokens(config, input_ids, attention_mask)
-    values, grids = [], []
-    for name, pixels, thw in (
-        ("image", pixel_values, image_grid_thw),
-        ("video", pixel_values_videos, video_grid_thw),
-    ):
-        if (pixels is None) != (thw is None):
-            raise UserError(
-                f"pixel values of {name}s come with their grid_thw; one is missing; "
-                "pass both or neither"
-            )
-        grids.append(np.zeros((0, 2), int) if thw is None else frame_grids(thw))
-        if pixels is not None:
-            values.append(np.asarray(pixels, np.float32))
-    if image_grid_thw is not None and len(grids[0]) != len(np.asarray(image_grid_thw)):
-        raise UserError(
-            "an image is one frame; image_grid_thw has more than one in time; pass "
-            "videos as pixel_values_videos and video_grid_thw"
-        )
+    if np.ndim(pixel_values) == 4 and image_grid_thw is None:
+        pixel_values, image_grid_thw = cut_pixels(pixel_values, config.vision)
+    values, grids = _pictures(
+        (pixel_values, image_grid_thw), (pixel_values_videos, video_grid_thw)
+    )
     merged = [g // config.vision.spatial_merge_size for g in grids]
     placement = locate(_kinds(config, ids) * mask, *merged)
-    positions, following = rope_positions(placement, mask, np.concatenate(merged))
+    positions, following = rope_positions(
+        placement,
+        mask,
+        np.concatenate(merged),
+        plain=config.text.mrope_section is None,
+        first=config.text.first_position,
+    )
     patches, capacity = None, 0
     if values:
         if len({v.shape[1:] for v in values}) > 1:
@@ -99,6 +101,33 @@ def make_prompt(
         next_position=following,
     )
     return prompt, patches
+
+
+def _pictures(
+    images: tuple[ArrayLike | None, ArrayLike | None],
+    videos: tuple[ArrayLike | None, ArrayLike | None],
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Checks pixel values and grid_thw of both kinds.
+
+    Returns:
+      The pixel values that are there, and frame grids int [N, 2] of images and videos.
+    """
+    values, grids = [], []
+    for name, (pixels, thw) in (("image", images), ("video", videos)):
+        if (pixels is None) != (thw is None):
+            raise UserError(
+                f"pixel values of {name}s come with their grid_thw; one is missing; "
+                "pass both or neither"
+            )
+        grids.append(np.zeros((0, 2), int) if thw is None else frame_grids(thw))
+        if pixels is not None:
+            values.append(np.asarray(pixels, np.float32))
+    if images[1] is not None and len(grids[0]) != len(np.asarray(images[1])):
+        raise UserError(
+            "an image is one frame; image_grid_thw has more than one in time; pass "
+            "videos as pixel_values_videos and video_grid_thw"
+        )
+    return values, grids
 
 
 def _tokens(
@@ -135,4 +164,4 @@ def _kinds(config: ModelConfig, ids: np.ndarray) -> np.ndarray:
     if media is None:
         return np.full(ids.shape, WORD)
     kinds = np.where(ids == media.image, IMAGE, WORD)
-    return np.where(ids == media.video, VIDEO, kinds)
+    return kinds if media.video is None else np.where(ids == media.video, VIDEO, kinds)

@@ -1,4 +1,5 @@
-"""Rotary positions: axial in the picture encoder, interleaved multimodal in the decoder.
+"""Rotary positions: axial in the picture encoder, interleaved multimodal or plain in
+the decoder.
 
 Letters: B sequences, T tokens, h heads, d channels of a head, G patches along a side.
 Angles are in radians. Rotation pairs channel i with channel i + d/2.
@@ -69,6 +70,11 @@ def mrope_axes(sections: tuple[int, int, int]) -> np.ndarray:
     for axis in (1, 2):
         axes[axis : 3 * sections[axis] : 3] = axis
     return axes
+
+
+def plain_section(head_dim: int) -> tuple[int, int, int]:
+    """The section of plain rotary positions: time alone turns all frequencies."""
+    return head_dim // 2, 0, 0
 
 
 def mrope_angles(

@@ -5,7 +5,9 @@ Frames of the configured size come as pixels; frames of any size come as `Patche
 Letters: N frames, H W pixels, G patches along a side, P = G*G patches, K merged tokens,
 Ls DeepStack levels, Dv and D channels of encoder and decoder. Each frame is encoded on
 its own: no patch ever sees another frame.
-Source: Qwen3-VL technical report (arXiv 2511.21631), section 2; the conv stem is ours.
+Sources: Qwen3-VL technical report (arXiv 2511.21631), section 2; SigLIP (arXiv
+2303.15343) and PaliGemma (arXiv 2407.07726), section 3, for encoders without rotary
+positions and the linear merger; the conv stem is ours.
 """
 
 import math
@@ -162,7 +164,7 @@ class VisionBlock(nnx.Module):
         self.mlp = MLP((size, config.intermediate_size, size), rngs=rngs)
 
     def __call__(
-        self, x: jax.Array, angles: jax.Array, mask: jax.Array | None = None
+        self, x: jax.Array, angles: jax.Array | None, mask: jax.Array | None = None
     ) -> jax.Array:
         """Maps [N, P, Dv] to [N, P, Dv]; see `VisionAttention`."""
         x = x + self.attn(self.norm1(x), angles, mask)
@@ -172,7 +174,8 @@ class VisionBlock(nnx.Module):
 class PatchMerger(nnx.Module):
     """Joins squares of patches into decoder tokens.
 
-    The main merger norms patches before joining, the DeepStack ones after.
+    The main merger norms patches before joining, the DeepStack ones after. What follows
+    is a feed-forward layer, or one matrix (`VisionConfig.merger`).
     """
 
     def __init__(
@@ -180,8 +183,14 @@ class PatchMerger(nnx.Module):
     ) -> None:
         merged = config.hidden_size * config.spatial_merge_size**2
         self.norm = LayerNorm(merged if norm_after else config.hidden_size)
-        hidden = config.merger_hidden or merged
-        self.mlp = MLP((merged, hidden, size), rngs=rngs, approximate=False)
+        if config.merger == "linear":
+            self.linear = Linear(
+                (merged, size), ("mlp", "embed"), use_bias=True, rngs=rngs
+            )
+        else:
+            hidden = config.merger_hidden or merged
+            self.mlp = MLP((merged, hidden, size), rngs=rngs, approximate=False)
+        self.is_linear = config.merger == "linear"
         self.norm_after, self.grid = norm_after, config.grid
         self.side = config.spatial_merge_size
 
@@ -200,7 +209,8 @@ class PatchMerger(nnx.Module):
             x = x.reshape(x.shape[0], -1, x.shape[-1])
         else:
             x = x.reshape(x.shape[0], -1, self.side**2 * x.shape[-1])
-        return self.mlp(self.norm(x) if self.norm_after else x)
+        x = self.norm(x) if self.norm_after else x
+        return self.linear(x) if self.is_linear else self.mlp(x)
 
 
 class VisionTower(nnx.Module):
@@ -274,14 +284,15 @@ class VisionTower(nnx.Module):
         x = self.patch_embed.proj(jnp.asarray(patches.values).astype(self.dtype))
         table = self.pos_embed.embedding[...][jnp.asarray(patches.taps)]
         mixed = jnp.sum(table * jnp.asarray(patches.weights)[..., None], axis=-2)
-        angles = place_angles(patches.places, config.hidden_size // config.num_heads)
+        size = config.hidden_size // config.num_heads
+        angles = place_angles(patches.places, size) if config.rotary else None
         x = x + mixed.astype(x.dtype)
         return self._features(x, angles, jnp.asarray(patches.mask), raster=False)
 
     def _features(
         self,
         x: jax.Array,
-        angles: jax.Array,
+        angles: jax.Array | None,
         mask: jax.Array | None = None,
         *,
         raster: bool = True,
@@ -327,7 +338,9 @@ class VisionTower(nnx.Module):
     def _places(self, patches: jax.Array, details: jax.Array | None) -> jax.Array:
         return self.cells(details, patches) if self.config.cell_size else patches
 
-    def _angles(self, grid: int) -> jax.Array:
+    def _angles(self, grid: int) -> jax.Array | None:
+        if not self.config.rotary:
+            return None
         return axial_angles(grid, self.config.hidden_size // self.config.num_heads)
 
     def _positions(self) -> jax.Array:
@@ -340,7 +353,7 @@ class VisionTower(nnx.Module):
     def _run(
         self,
         x: jax.Array,
-        angles: jax.Array,
+        angles: jax.Array | None,
         span: tuple[int, int],
         mask: jax.Array | None = None,
     ) -> jax.Array:

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from soler1_jax.common.errors import UserError
+from soler1_jax.model.attention import soft_cap
 from soler1_jax.model.comparison import Change, Comparer
 from soler1_jax.model.config import ModelConfig
 from soler1_jax.model.decoder import Decoder, grow
@@ -28,6 +29,7 @@ from soler1_jax.model.prefix import (
     frame_offsets,
     full_mask,
     mixed_prefix,
+    near_mask,
     prefix_mask,
     prefix_positions,
 )
@@ -60,6 +62,8 @@ class Cache(NamedTuple):
     valid: jax.Array  # bool [B, C], places that may be looked at
     index: jax.Array  # int32 [], place of the next token, the same for all sequences
     position: jax.Array  # int32 [B], rotary position of the next token
+    # Of every place; None unless there are sliding layers.
+    positions: jax.Array | None = None  # int32 [B, C]
 
 
 class VLM(nnx.Module):
@@ -77,6 +81,7 @@ class VLM(nnx.Module):
             size,
             ("vocab", "embed"),
             scale=size**-0.5 if text.tie_embeddings else 0.5,
+            multiplier=size**0.5 if text.scale_embeddings else None,
             rngs=rngs,
         )
         self.language_model = Decoder(text, rngs=rngs)
@@ -186,8 +191,13 @@ class VLM(nnx.Module):
         tokens = [self._with_role(t, r) for t, r in zip(tokens, roles, strict=True)]
         words = self.embed_tokens(prompt_ids, self.config.dtype)
         grid, shown = self.config.vision.merged_grid, self.config.frame_token_count
-        offsets = frame_offsets(grid, shown - grid * grid)
-        positions, following = prefix_positions(offsets, frame_mask, prompt_mask)
+        text = self.config.text
+        offsets = frame_offsets(
+            grid, shown - grid * grid, plain=text.mrope_section is None
+        )
+        positions, following = prefix_positions(
+            offsets, frame_mask, prompt_mask, text.first_position
+        )
         picture_mask = jnp.repeat(frame_mask, shown, axis=1)
         length = jnp.sum(prompt_mask, axis=1, dtype=jnp.int32)
         return Prefix(
@@ -271,11 +281,14 @@ class VLM(nnx.Module):
         seen = completion_mask[:, :-1]
         steps = prefix.next_position[:, None] + jnp.arange(seen.shape[1])
         steps = jnp.broadcast_to(steps[:, None], (steps.shape[0], 3, steps.shape[1]))
+        positions = jnp.concatenate([prefix.positions, steps], axis=2)
+        mask = full_mask(prefix.mask, seen, bidirectional=self._bidirectional)
         hidden, _ = self.language_model(
             jnp.concatenate([prefix.embeds, words], axis=1),
-            jnp.concatenate([prefix.positions, steps], axis=2),
-            full_mask(prefix.mask, seen, bidirectional=self._bidirectional),
+            positions,
+            mask,
             prefix.deepstack,
+            near=self._near(mask, positions, prefix.mask.shape[1]),
         )
         last = self._last(hidden, prefix)
         places = prefix.embeds.shape[1]
@@ -304,6 +317,9 @@ class VLM(nnx.Module):
             valid=jnp.pad(prefix.mask, ((0, 0), (0, capacity))),
             index=jnp.int32(places),
             position=prefix.next_position,
+            positions=jnp.pad(prefix.positions[:, 0], ((0, 0), (0, capacity)))
+            if self.config.text.sliding_layers
+            else None,
         )
         last = self._last(hidden, prefix)
         return cache, self._read(last), self._state(last)
@@ -312,23 +328,42 @@ class VLM(nnx.Module):
         """Feeds one token int32 [B]; returns the cache and predictions of the next."""
         valid = cache.valid.at[:, cache.index].set(True)
         position = jnp.broadcast_to(cache.position[:, None], (token.shape[0], 3))
+        mask, positions, near = valid[:, None], cache.positions, None
+        if positions is not None:
+            positions = positions.at[:, cache.index].set(cache.position)
+            window = self.config.text.sliding_window
+            near = near_mask(mask, cache.position[:, None], positions, window)
         hidden, layers = self.language_model(
             self.embed_tokens(token[:, None], self.config.dtype),
             position[..., None],
-            valid[:, None],
+            mask,
             cache=cache.layers,
             index=cache.index,
+            near=near,
         )
-        cache = Cache(layers, valid, cache.index + 1, cache.position + 1)
+        cache = Cache(layers, valid, cache.index + 1, cache.position + 1, positions)
         return cache, self._read(hidden[:, 0])
 
     def _prefill(self, prefix: Prefix) -> tuple[jax.Array, Any]:
+        mask = prefix_mask(prefix.mask, bidirectional=self._bidirectional)
         return self.language_model(
             prefix.embeds,
             prefix.positions,
-            prefix_mask(prefix.mask, bidirectional=self._bidirectional),
+            mask,
             prefix.deepstack,
+            near=self._near(mask, prefix.positions, prefix.mask.shape[1]),
         )
+
+    def _near(
+        self, mask: jax.Array, positions: jax.Array, prefix: int
+    ) -> jax.Array | None:
+        """`mask` within the sliding window, if there is one; `prefix` places come first."""
+        text = self.config.text
+        if not text.sliding_layers:
+            return None
+        exempt = prefix if self._bidirectional else 0
+        steps = positions[:, 0]
+        return near_mask(mask, steps, steps, text.sliding_window, exempt=exempt)
 
     @property
     def _bidirectional(self) -> bool:
@@ -342,6 +377,7 @@ class VLM(nnx.Module):
             logits = self.embed_tokens.attend(hidden)
         else:
             logits = self.lm_head(hidden, jnp.float32)
+        logits = soft_cap(logits, self.config.text.final_logit_softcapping)
         if not self.config.bin_count:
             return Step(logits, jnp.zeros((*hidden.shape[:-1], 0)))
         return Step(logits, self.value_head(hidden).astype(jnp.float32))

@@ -44,16 +44,19 @@ def load_rewarder(
         float32 on a CPU.
 
     Raises:
-      UserError: `spec` is none of them, or its folder is missing or damaged.
+      UserError: `spec` is none of them, a released model of another family, or its folder
+        is missing or damaged.
     """
     spec = str(spec)
     if spec in _BASELINES:
         return _BASELINES[spec]()
     if is_released(Path(spec)):
         # Imported late: nano needs none of it.
+        from soler1_jax.checkpoints.hf_config import from_hf, read_hf_json
         from soler1_jax.reward.pretrained import load_vlm
-        from soler1_jax.reward.sole import make_sole_rewarder
+        from soler1_jax.reward.sole import make_sole_rewarder, require_qwen
 
+        require_qwen(from_hf(read_hf_json(spec)), spec)
         on_cpu = jax.default_backend() == "cpu"
         dtype = dtype or ("float32" if on_cpu else "bfloat16")
         return make_sole_rewarder(load_vlm(spec, dtype), spec, released)

@@ -1,4 +1,4 @@
-"""A released Qwen3-VL checkpoint, ready to be asked.
+"""A released Qwen3-VL or PaliGemma 2 checkpoint, ready to be asked.
 
 Takes what its processor returns, as numpy arrays or anything numpy can read. Prompts and
 pictures are padded to a few sizes, so that programs are compiled for few shapes.
@@ -14,10 +14,15 @@ import numpy as np
 from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
+from soler1_jax.checkpoints import hf_paligemma
 from soler1_jax.checkpoints.converted import is_converted, load_converted
-from soler1_jax.checkpoints.hf_config import read_hf_json
+from soler1_jax.checkpoints.hf_config import family_of, read_hf_json
 from soler1_jax.checkpoints.hf_weights import load_hf
 from soler1_jax.common.errors import UserError
+from soler1_jax.data.paligemma_processor import (
+    PaliGemmaProcessor,
+    load_paligemma_processor,
+)
 from soler1_jax.data.qwen_processor import QwenProcessor, load_processor
 from soler1_jax.model.config import ModelConfig
 from soler1_jax.model.functional import Functional, Params
@@ -26,6 +31,7 @@ from soler1_jax.model.prefix import Prefix
 from soler1_jax.model.prompt import Prompt, make_prompt
 from soler1_jax.sampling.methods import GREEDY, Method
 from soler1_jax.sampling.unconstrained import Written, write
+from soler1_jax.tokenizers.gemma import GemmaTokenizer
 from soler1_jax.tokenizers.qwen import QwenTokenizer
 from soler1_jax.tokenizers.wording import WORDING, Wording, read_wording
 
@@ -51,20 +57,25 @@ class PretrainedVLM:
         self.folder = folder
 
     @functools.cached_property
-    def tokenizer(self) -> QwenTokenizer:
+    def tokenizer(self) -> QwenTokenizer | GemmaTokenizer:
         """Of the model's words, read at first use; UserError if there is none."""
-        return QwenTokenizer(self._folder())
+        kind = GemmaTokenizer if self._is_paligemma() else QwenTokenizer
+        return kind(self._folder())
 
     @functools.cached_property
-    def processor(self) -> QwenProcessor:
+    def processor(self) -> QwenProcessor | PaliGemmaProcessor:
         """Makes `logits`' arrays, read at first use; UserError if there is none."""
-        return load_processor(self._folder())
+        load = load_paligemma_processor if self._is_paligemma() else load_processor
+        return load(self._folder())
 
     @functools.cached_property
     def wording(self) -> Wording | None:
         """How the model is asked for progress, as `soler1 convert --prompt` stored it."""
         path = self._folder() / WORDING
         return read_wording(path) if path.is_file() else None
+
+    def _is_paligemma(self) -> bool:
+        return family_of(self.config) is hf_paligemma
 
     def _folder(self) -> Path:
         if self.folder is None:
@@ -83,15 +94,18 @@ class PretrainedVLM:
         pixel_values_videos: ArrayLike | None = None,
         video_grid_thw: ArrayLike | None = None,
         mm_token_type_ids: ArrayLike | None = None,
+        token_type_ids: ArrayLike | None = None,
     ) -> jax.Array:
         """Predicts what follows each token.
 
         Args:
           input_ids: int [B, T].
           attention_mask: [B, T], 0 on padding, left or right; None for none.
-          pixel_values, pixel_values_videos: float [patches, channel*time*row*column].
+          pixel_values, pixel_values_videos: float [patches, channel*time*row*column];
+            or pixel_values alone float [M, 3, H, W], as PaliGemma's processor has it.
           image_grid_thw, video_grid_thw: int [M, 3], temporal patches, rows, columns.
           mm_token_type_ids: what the processor also returns; the ids say it already.
+          token_type_ids: likewise, of PaliGemma: 0, since a prompt is all prefix.
 
         Returns:
           float32 [B, T, V]; meaningless on padding.
@@ -99,6 +113,7 @@ class PretrainedVLM:
         Raises:
           UserError: the arrays do not fit each other or the model.
         """
+        _require_prefix(token_type_ids)
         prompt, patches = make_prompt(
             self.config,
             input_ids,
@@ -120,6 +135,7 @@ class PretrainedVLM:
         pixel_values_videos: ArrayLike | None = None,
         video_grid_thw: ArrayLike | None = None,
         mm_token_type_ids: ArrayLike | None = None,
+        token_type_ids: ArrayLike | None = None,
         *,
         length: int = 200,
         method: Method = GREEDY,
@@ -129,7 +145,7 @@ class PretrainedVLM:
 
         Args:
           input_ids, attention_mask, pixel_values, image_grid_thw, pixel_values_videos,
-            video_grid_thw, mm_token_type_ids: as for `logits`.
+            video_grid_thw, mm_token_type_ids, token_type_ids: as for `logits`.
           length: the most tokens of an answer.
           method: how tokens are drawn.
           seed: of the draws.
@@ -142,6 +158,7 @@ class PretrainedVLM:
             `require_generation`.
         """
         require_generation(self.config)
+        _require_prefix(token_type_ids)
         prompt, patches = make_prompt(
             self.config,
             input_ids,
@@ -175,7 +192,7 @@ def require_generation(config: ModelConfig) -> None:
 def load_vlm(
     path: str | Path, dtype: str = "bfloat16", mesh: Mesh | None = None
 ) -> PretrainedVLM:
-    """Loads a Qwen3-VL checkpoint from a folder.
+    """Loads a Qwen3-VL or PaliGemma 2 checkpoint from a folder.
 
     Args:
       path: folder with config.json and safetensors files, as released or as written by
@@ -184,11 +201,19 @@ def load_vlm(
       mesh: to spread the weights over by their logical axes; None for the default device.
 
     Raises:
-      UserError: the folder is missing, incomplete or damaged, or not a Qwen3-VL.
+      UserError: the folder is missing, incomplete or damaged, or of another family.
     """
     load = load_converted if is_converted(path) else load_hf
     config, params = load(path, dtype, mesh)
     return PretrainedVLM(config, params, _stop_ids(Path(path)), Path(path))
+
+
+def _require_prefix(token_type_ids: ArrayLike | None) -> None:
+    if token_type_ids is not None and np.any(token_type_ids):
+        raise UserError(
+            "a prompt is all prefix, token type 0; got others; give what should follow "
+            "it to Functional.logits"
+        )
 
 
 def _stop_ids(folder: Path) -> tuple[int, ...]:

@@ -18,9 +18,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from soler1_jax.checkpoints import hf_qwen3_vl
+from soler1_jax.checkpoints.hf_config import family_of
 from soler1_jax.common.errors import UserError, require_positive
 from soler1_jax.common.rewarder import Rewarder, Verdict, Views, certain_verdict
 from soler1_jax.data.qwen_images import image_grid, image_patches_on_device
+from soler1_jax.model.config import ModelConfig
 from soler1_jax.model.functional import Functional
 from soler1_jax.model.patches import Patches, pack_patches
 from soler1_jax.reward import composite
@@ -108,54 +111,90 @@ def make_sole_rewarder(
       settings: how it is asked.
 
     Raises:
-      UserError: the checkpoint's words do not cover what is asked for, or it was loaded
-        in bfloat16 on a CPU.
+      UserError: the checkpoint's words do not cover what is asked for, it is no Qwen3-VL,
+        or it was loaded in bfloat16 on a CPU.
     """
     settings = settings or SoleSettings()
+    require_qwen(vlm.config, name)
     require_generation(vlm.config)
-    shown = _SHOWN[settings.views]
-    wording = vlm.wording or DEFAULT_WORDING
-    config, image = vlm.config, vlm.processor.image
-    columns = 2 if settings.from_zero else 3
-    size = composite.stored_size(*composite.picture_size(len(shown), columns))
-    grid = image_grid(*size, image)
-    layout = _layout(config, grid)
-    capacity = layout.mask.shape[1] // config.vision.spatial_merge_size**2
-    model = Functional(config)
+    asker = _Asker(vlm, settings)
+    return Rewarder(
+        params={
+            "model": vlm.params,
+            "spelling": spelling(vlm.tokenizer, vlm.config.text.vocab_size),
+        },
+        name=name,
+        views=asker.shown,
+        image_size=composite.TILE,
+        uses_truth=False,
+        start=asker.start,
+        score=asker.score,
+        prepare=asker.prepare,
+        decode=lambda tokens: vlm.tokenizer.decode(tokens, skip_special=True),
+    )
 
-    def prepare(sentences: list[str]) -> Question:
+
+class _Asker:
+    """One rewarder's functions, and the constants that they share.
+
+    Attributes:
+      shown: views in the picture.
+      grid: patches of the picture: 1, rows, columns.
+      layout: where they lie.
+      capacity: K.
+    """
+
+    def __init__(self, vlm: PretrainedVLM, settings: SoleSettings) -> None:
+        self.vlm, self.settings = vlm, settings
+        self.wording = vlm.wording or DEFAULT_WORDING
+        self.shown = _SHOWN[settings.views]
+        columns = 2 if settings.from_zero else 3
+        picture = composite.picture_size(len(self.shown), columns)
+        self.grid = image_grid(*composite.stored_size(*picture), vlm.processor.image)
+        self.layout = _layout(vlm.config, self.grid)
+        merged = vlm.config.vision.spatial_merge_size**2
+        self.capacity = self.layout.mask.shape[1] // merged
+
+    def prepare(self, sentences: list[str]) -> Question:
+        """See `Rewarder.prepare`."""
+
         def encode(percent: int) -> list[list[int]]:
-            previous = None if settings.from_zero else str(percent)
-            asked = [wording.question(settings.views, s, previous) for s in sentences]
-            return [_encoded(vlm, wording.system, words, grid) for words in asked]
+            previous = None if self.settings.from_zero else str(percent)
+            asked = [
+                self.wording.question(self.settings.views, sentence, previous)
+                for sentence in sentences
+            ]
+            system = self.wording.system
+            return [_encoded(self.vlm, system, words, self.grid) for words in asked]
 
-        return make_questions(config, encode, grid, vlm.tokenizer.pad_id)
+        pad_id = self.vlm.tokenizer.pad_id
+        return make_questions(self.vlm.config, encode, self.grid, pad_id)
 
-    def start(params: Any, views: Views, task: Question, key: jax.Array) -> Watched:
-        views = {view: views[view] for view in shown}
+    def start(
+        self, params: Any, views: Views, task: Question, key: jax.Array
+    ) -> Watched:
+        """See `Rewarder.start`."""
+        views = {view: views[view] for view in self.shown}
         return Watched(views, views, jnp.zeros(len(task.start)), task)
 
     def score(
-        params: Any, state: Watched, views: Views, key: jax.Array, truth: None
+        self, params: Any, state: Watched, views: Views, key: jax.Array, truth: None
     ) -> tuple[Watched, Verdict]:
-        views = {view: views[view] for view in shown}
-        previous = None if settings.from_zero else state.previous
-        picture = composite.compose(state.first, previous, views)
-        stored = composite.as_stored(jnp.asarray(picture))
-        values = image_patches_on_device(stored, image)
-        bound = model.module(params["model"])
-        features = bound.encode_patches(_filled(layout, values))
-        prompt = fill(state.question, state.previous_progress, capacity)
+        """See `Rewarder.score`."""
+        views = {view: views[view] for view in self.shown}
+        bound = Functional(self.vlm.config).module(params["model"])
+        features = bound.encode_patches(self._see(state, views))
+        prompt = fill(state.question, state.previous_progress, self.capacity)
         said = write(
             bound,
             bound.mix(prompt, features),
             key,
-            length=settings.budget,
-            stop_ids=vlm.stop_ids,
-            method=settings.method,
+            length=self.settings.budget,
+            stop_ids=self.vlm.stop_ids,
+            method=self.settings.method,
         )
         text = spell(said.tokens, said.lengths, params["spelling"])
-        number = read_number(text, wording.answer_tags[0])
+        number = read_number(text, self.wording.answer_tags[0])
         progress = jnp.where(number.found, number.value, state.previous_progress)
         verdict = certain_verdict(progress).replace(
             tokens=said.tokens,
@@ -164,20 +203,22 @@ def make_sole_rewarder(
         )
         return Watched(state.first, views, progress, state.question), verdict
 
-    return Rewarder(
-        params={
-            "model": vlm.params,
-            "spelling": spelling(vlm.tokenizer, config.text.vocab_size),
-        },
-        name=name,
-        views=shown,
-        image_size=composite.TILE,
-        uses_truth=False,
-        start=start,
-        score=score,
-        prepare=prepare,
-        decode=lambda tokens: vlm.tokenizer.decode(tokens, skip_special=True),
-    )
+    def _see(self, state: Watched, views: Views) -> Patches:
+        """The patches of each episode's picture."""
+        previous = None if self.settings.from_zero else state.previous
+        picture = jnp.asarray(composite.compose(state.first, previous, views))
+        stored = composite.as_stored(picture)
+        values = image_patches_on_device(stored, self.vlm.processor.image)
+        return _filled(self.layout, values)
+
+
+def require_qwen(config: ModelConfig, name: str) -> None:
+    """Raises UserError for a released model that cannot be asked here."""
+    if family_of(config) is not hf_qwen3_vl:
+        raise UserError(
+            f"a released rewarder is a Qwen3-VL; {name} is of another family; give "
+            "another folder"
+        )
 
 
 def _layout(config: Any, grid: tuple[int, int, int]) -> Patches:

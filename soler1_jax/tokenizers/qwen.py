@@ -15,6 +15,7 @@ import numpy as np
 import tokenizers
 
 from soler1_jax.common.errors import UserError, nearest_hint
+from soler1_jax.tokenizers.padding import pad_rows
 
 IM_START, IM_END = "<|im_start|>", "<|im_end|>"
 VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"
@@ -139,21 +140,9 @@ class QwenTokenizer:
         Raises:
           UserError: a text has more than `length` tokens.
         """
-        ids = np.full((len(texts), length), self.pad_id, np.int32)
-        mask = np.zeros((len(texts), length), bool)
-        for row, encoding in enumerate(
-            self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
-        ):
-            count = len(encoding.ids)
-            if count > length:
-                raise UserError(
-                    f"a text may have {length} tokens here; {texts[row][:60]!r} has "
-                    f"{count}; shorten it"
-                )
-            place = slice(length - count, length) if left else slice(0, count)
-            ids[row, place] = encoding.ids
-            mask[row, place] = True
-        return ids, mask
+        found = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        rows = [encoding.ids for encoding in found]
+        return pad_rows(rows, texts, length, pad_id=self.pad_id, left=left)
 
 
 def read_json(path: Path, *, optional: bool = False) -> dict[str, Any]:

@@ -1,6 +1,7 @@
-"""Lets the tests of this folder use the small models of tests/qwen3_vl."""
+"""Lets the tests of this folder use the small models of other folders."""
 
 import sys
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).parents[1] / "qwen3_vl"))
+for name in ("qwen3_vl", "paligemma"):
+    sys.path.append(str(Path(__file__).parents[1] / name))
