@@ -91,7 +91,7 @@ class RMSNorm(nnx.Module):
         *,
         offset: float = 0.0,
     ) -> None:
-        self.scale = parameter(jnp.full(size, 1.0 - offset), (axis,))
+        self.scale = parameter(jnp.full(size, 1.0 - offset, jnp.float32), (axis,))
         self.eps, self.offset = eps, offset
 
     def __call__(self, x: jax.Array) -> jax.Array:
