@@ -17,15 +17,11 @@ from types import ModuleType
 import jax
 import numpy as np
 
-from soler1_jax.checkpoints import hf_qwen3_vl
 from soler1_jax.checkpoints.hf_config import family_of
 from soler1_jax.model.config import ModelConfig
 from soler1_jax.model.functional import Functional
 
 Path = tuple[str, ...]
-
-EMBEDDINGS, HEAD = hf_qwen3_vl.EMBEDDINGS, hf_qwen3_vl.HEAD
-"""Of Qwen3-VL; every family's module has its own."""
 
 
 class Transform(enum.Enum):

@@ -113,15 +113,14 @@ class PretrainedVLM:
         Raises:
           UserError: the arrays do not fit each other or the model.
         """
-        _require_prefix(token_type_ids)
-        prompt, patches = make_prompt(
-            self.config,
-            input_ids,
-            attention_mask,
-            pixel_values,
-            image_grid_thw,
-            pixel_values_videos,
-            video_grid_thw,
+        prompt, patches = self._prompt(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            pixel_values=pixel_values,
+            image_grid_thw=image_grid_thw,
+            pixel_values_videos=pixel_values_videos,
+            video_grid_thw=video_grid_thw,
+            token_type_ids=token_type_ids,
         )
         out = _logits(Functional(self.config), self.params, prompt, patches)
         return out[:, : np.shape(input_ids)[1]]
@@ -129,26 +128,20 @@ class PretrainedVLM:
     def generate(
         self,
         input_ids: ArrayLike,
-        attention_mask: ArrayLike | None = None,
-        pixel_values: ArrayLike | None = None,
-        image_grid_thw: ArrayLike | None = None,
-        pixel_values_videos: ArrayLike | None = None,
-        video_grid_thw: ArrayLike | None = None,
-        mm_token_type_ids: ArrayLike | None = None,
-        token_type_ids: ArrayLike | None = None,
         *,
         length: int = 200,
         method: Method = GREEDY,
         seed: int = 0,
+        **inputs: ArrayLike | None,
     ) -> Written:
         """Writes an answer to each prompt.
 
         Args:
-          input_ids, attention_mask, pixel_values, image_grid_thw, pixel_values_videos,
-            video_grid_thw, mm_token_type_ids, token_type_ids: as for `logits`.
+          input_ids: int [B, T].
           length: the most tokens of an answer.
           method: how tokens are drawn.
           seed: of the draws.
+          inputs: the other arrays that `logits` takes, by name.
 
         Returns:
           Written, int32 [B, length] tokens and more.
@@ -158,16 +151,7 @@ class PretrainedVLM:
             `require_generation`.
         """
         require_generation(self.config)
-        _require_prefix(token_type_ids)
-        prompt, patches = make_prompt(
-            self.config,
-            input_ids,
-            attention_mask,
-            pixel_values,
-            image_grid_thw,
-            pixel_values_videos,
-            video_grid_thw,
-        )
+        prompt, patches = self._prompt(input_ids=input_ids, **inputs)
         return _write(
             (Functional(self.config), length, self.stop_ids, method),
             self.params,
@@ -175,6 +159,16 @@ class PretrainedVLM:
             patches,
             jax.random.key(seed),
         )
+
+    def _prompt(
+        self,
+        *,
+        mm_token_type_ids: ArrayLike | None = None,
+        token_type_ids: ArrayLike | None = None,
+        **arrays: Any,
+    ) -> tuple[Prompt, Patches | None]:
+        _require_prefix(token_type_ids)
+        return make_prompt(self.config, **arrays)
 
 
 def require_generation(config: ModelConfig) -> None:

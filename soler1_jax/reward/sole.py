@@ -157,18 +157,22 @@ class _Asker:
 
     def prepare(self, sentences: list[str]) -> Question:
         """See `Rewarder.prepare`."""
+        # Each is encoded for all percents, and many episodes share a sentence.
+        distinct = list(dict.fromkeys(sentences))
 
         def encode(percent: int) -> list[list[int]]:
             previous = None if self.settings.from_zero else str(percent)
             asked = [
                 self.wording.question(self.settings.views, sentence, previous)
-                for sentence in sentences
+                for sentence in distinct
             ]
             system = self.wording.system
             return [_encoded(self.vlm, system, words, self.grid) for words in asked]
 
         pad_id = self.vlm.tokenizer.pad_id
-        return make_questions(self.vlm.config, encode, self.grid, pad_id)
+        questions = make_questions(self.vlm.config, encode, self.grid, pad_id)
+        rows = np.array([distinct.index(sentence) for sentence in sentences])
+        return jax.tree.map(lambda x: x[rows], questions)
 
     def start(
         self, params: Any, views: Views, task: Question, key: jax.Array

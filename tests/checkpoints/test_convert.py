@@ -15,7 +15,7 @@ from qwen3_vl_cases import CHECKPOINT, SMALLEST, Case, stored_weights
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from soler1_jax.checkpoints import hf_names, hf_weights
+from soler1_jax.checkpoints import hf_qwen3_vl, hf_weights
 from soler1_jax.checkpoints.conversion import Options
 from soler1_jax.checkpoints.convert import convert
 from soler1_jax.checkpoints.converted import ABOUT, WEIGHTS
@@ -72,7 +72,7 @@ def test_every_bit_comes_back(tmp_path: Path, dtype: str) -> None:
     # Zeros of both signs, infinities, and not-a-numbers of every kind.
     odd = np.arange(0, 2**16, 61, dtype=np.uint16)
     odd = odd.astype(np.uint32) << 16 if dtype == "float32" else odd
-    table = weights[hf_names.EMBEDDINGS]
+    table = weights[hf_qwen3_vl.EMBEDDINGS]
     table.reshape(-1)[: len(odd)] = odd.view(table.dtype)
     weights[STACKED.format(1)] = np.zeros_like(weights[STACKED.format(1)])
     folder = _folder(tmp_path / "hf", weights=weights)
@@ -83,8 +83,11 @@ def test_tensors_of_one_stack_keep_their_own_dtypes(tmp_path: Path) -> None:
     weights = stored_weights(TIED.config())
     weights[STACKED.format(0)] = weights[STACKED.format(0)].astype(np.float16)
     weights[STACKED.format(1)] = weights[STACKED.format(1)].astype(jnp.bfloat16)
-    table = weights[hf_names.EMBEDDINGS].astype(jnp.bfloat16)
-    weights[hf_names.EMBEDDINGS], weights[hf_names.HEAD] = table, table.astype("f4")
+    table = weights[hf_qwen3_vl.EMBEDDINGS].astype(jnp.bfloat16)
+    weights[hf_qwen3_vl.EMBEDDINGS], weights[hf_qwen3_vl.HEAD] = (
+        table,
+        table.astype("f4"),
+    )
     folder = _folder(tmp_path / "hf", TIED, weights)
     _assert_same_bits(_tensors(_there_and_back(folder)), weights)
 
@@ -184,12 +187,12 @@ class _Live:
 def test_memory_holds_a_few_pieces(tmp_path: Path, monkeypatch, case: Case) -> None:
     weights = stored_weights(case.config())
     if case.tie:
-        weights[hf_names.HEAD] = weights[hf_names.EMBEDDINGS]
+        weights[hf_qwen3_vl.HEAD] = weights[hf_qwen3_vl.EMBEDDINGS]
     size = sum(value.nbytes for value in weights.values())
     folder = _folder(tmp_path / "hf", case, weights)
     piece = 1_000
     # All layers of a stack, or even one tensor, would be more than is allowed.
-    assert weights[hf_names.EMBEDDINGS].nbytes > 6 * piece < size / 10
+    assert weights[hf_qwen3_vl.EMBEDDINGS].nbytes > 6 * piece < size / 10
     for reader, source, target, to in (
         (StoredTensor, folder, tmp_path / "made", "orbax"),
         (ArrayReader, tmp_path / "made", tmp_path / "back", "hf"),

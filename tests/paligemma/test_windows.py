@@ -79,10 +79,12 @@ def test_the_cache_keeps_to_the_window(scan: bool) -> None:
     draw = np.random.RandomState(1)
     ids, mask = draw.randint(3, 90, (2, 20)), np.ones((2, 20), int)
     mask[0, :9] = 0
-    left = model.generate(ids, mask, length=16)
+    left = model.generate(ids, attention_mask=mask, length=16)
     flipped = np.concatenate([ids[:1, 9:], ids[:1, :9]], axis=1)
     right = model.generate(
-        np.concatenate([flipped, ids[1:]]), np.roll(mask, -9, axis=1), length=16
+        np.concatenate([flipped, ids[1:]]),
+        attention_mask=np.roll(mask, -9, axis=1),
+        length=16,
     )
     np.testing.assert_array_equal(left.tokens, right.tokens)
     prompt, _ = make_prompt(config, ids, mask)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from soler1_jax.checkpoints import hf_names
+from soler1_jax.checkpoints import hf_names, hf_qwen3_vl
 from soler1_jax.checkpoints.hf_config import from_hf
 from soler1_jax.checkpoints.hf_weights import Loader
 from soler1_jax.model.config import ModelConfig
@@ -239,9 +239,9 @@ def stored_weights(config: ModelConfig, seed: int = 0) -> dict[str, np.ndarray]:
             value *= 0.3
         elif value.ndim == 1:
             value = (1.5 if "q_norm" in tensor.name else 1.0) + 0.3 * value
-        elif tensor.name == hf_names.HEAD:
+        elif tensor.name == hf_qwen3_vl.HEAD:
             value *= 2.5 * tensor.shape[1] ** -0.5
-        elif tensor.name == hf_names.EMBEDDINGS and config.text.tie_embeddings:
+        elif tensor.name == hf_qwen3_vl.EMBEDDINGS and config.text.tie_embeddings:
             value *= 2.5 * tensor.shape[1] ** -0.5
         elif "embed" not in tensor.name or "proj" in tensor.name:
             value *= np.prod(tensor.shape[1:]) ** -0.5

@@ -138,6 +138,9 @@ def test_every_percent_is_asked_as_its_own_text_would_be(vlm):
     settings = sole.SoleSettings(views="external")
     rewarder = sole.make_sole_rewarder(vlm, "tiny", settings)
     asked = rewarder.prepare(SENTENCES)
+    again = rewarder.prepare([*SENTENCES, SENTENCES[0]])
+    for one, three in zip(*map(jax.tree.leaves, (asked, again)), strict=True):
+        np.testing.assert_array_equal(three, one[np.array([0, 1, 0])])
     size = composite.stored_size(*composite.picture_size(1, 3))
     grid = sole.image_grid(*size, vlm.processor.image)
     for percent in (-100, -37, 0, 5, 80, 100):
