@@ -2,8 +2,9 @@
 
 `rewarder` has it judge its own roll-outs over simulated episodes of tasks that it was
 never trained on, and of held-out scenes, beside controls that understand nothing.
-`probes` changes what it is shown and measures where it sees things, to tell what its
-answers rest on. `videos` has it score real videos that come with a ground truth.
+`probes` changes what it is shown, measures where it sees things and edits its thoughts,
+to tell what its answers rest on. `videos` has it score real videos that come with a
+ground truth.
 """
 
 from __future__ import annotations
@@ -68,6 +69,8 @@ class Probes:
     """How a model's progress is read."""
     episodes: int = 120
     """Episodes of unseen tasks, and as many held-out ones of trained tasks."""
+    edited_episodes: int = 40
+    """How many of them have their thoughts edited, clause by clause."""
     seed: int = 0
     """Of the episodes and of the rewarder's sampling."""
     batch: int = 32
@@ -188,6 +191,7 @@ def _shown(value: float | None) -> str:
 def _probes(args: Probes) -> None:
     from soler1_jax.common.errors import require_non_negative, require_positive
     from soler1_jax.common.run import Run, command_line
+    from soler1_jax.evals.intervention import intervene
     from soler1_jax.evals.localisation import localise
     from soler1_jax.evals.probes import probe
     from soler1_jax.evals.rewarder import evaluation_episodes
@@ -197,6 +201,7 @@ def _probes(args: Probes) -> None:
 
     began = time.monotonic()
     require_positive("episodes", args.episodes)
+    require_positive("edited episodes", args.edited_episodes)
     require_positive("batch", args.batch)
     require_non_negative("seed", args.seed)
     config, params, tokenizer = load_parts(args.rewarder)
@@ -211,6 +216,10 @@ def _probes(args: Probes) -> None:
             result[split]["localisation"] = localise(
                 Functional(config), params, tokenizer, episodes
             )
+        # A thought that is edited costs as much as one that is written.
+        result[split]["edited thoughts"] = intervene(
+            Functional(config), params, tokenizer, episodes[: args.edited_episodes]
+        )
     seconds = time.monotonic() - began
     run.finish({"command": command_line(), **result, "wall_seconds": seconds})
     _print_probes(result)
@@ -239,6 +248,21 @@ def _print_probes(result: dict[str, Any]) -> None:
             table.add_row(name, *shown)
         if table.rows:
             Console().print(table)
+        _print_edits(split, figures["edited thoughts"])
+
+
+def _print_edits(split: str, figures: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("claim", title=f"{split}: edited thoughts, written number in percent")
+    columns = ("moved", "reworded", "slope", "follows", "still")
+    for column in ("edits", *columns):
+        table.add_column(column, justify="right")
+    for kind, row in figures.items():
+        shown = (_shown(row["number"][column]) for column in columns)
+        table.add_row(kind, str(row["edits"]), *shown)
+    Console().print(table)
 
 
 def _videos(args: Videos) -> None:
