@@ -21,6 +21,15 @@ class Args:
     """Run folder."""
     more_data: tuple[Path, ...] = ()
     """Further data sets, joined to the first."""
+    families: tuple[str, ...] = ()
+    """Learn from records of these task families only."""
+    levels: tuple[int, ...] = ()
+    """Learn from these kinds of run only: 0 experts, 1 to 6 mistakes up to random,
+    7 runs of another task, 8 learned policies."""
+    records: int | None = None
+    """Learn from so many records at most."""
+    thoughts: bool = True
+    """Teach thoughts; otherwise the answer alone."""
     exam: tuple[Path, ...] = ()
     """Held-out data sets; the model is examined on them and the best one kept."""
     exam_episodes: int = 64
@@ -74,7 +83,13 @@ def run(args: Args) -> None:
     settings = _settings(args)
     mesh = materials.make_mesh(args.mesh)
     start = materials.starting_point(args.model)
-    episodes = materials.open_episodes((args.data, *args.more_data), start)
+    part = materials.Part(
+        families=args.families,
+        levels=args.levels,
+        records=args.records,
+        thoughts=args.thoughts,
+    )
+    episodes = materials.open_episodes((args.data, *args.more_data), start, part)
     exam = materials.exam_episodes(args.exam, args.exam_episodes)
     folder = Run(args.out, "sft", args, may_change=_MAY_CHANGE)
     tokenizer = start.tokenizer or materials.find_tokenizer(

@@ -48,12 +48,15 @@ class VLMSettings:
       temperature: of "sampled".
       thought_budget: longest thought in tokens; the default is what training allows.
       prompt_length: L.
+      show_previous: tell the model its own previous answer, as it was told the true one
+        when trained with `soler1 sft --previous`.
     """
 
     readout: Readout = "glance"
     temperature: float = 1.0
     thought_budget: int = 31
     prompt_length: int = prompt.PROMPT_LENGTH
+    show_previous: bool = False
 
     def __post_init__(self) -> None:
         """Raises UserError for values that cannot work."""
@@ -73,6 +76,8 @@ class Watched(NamedTuple):
     first: Any  # Grounded of the first frame
     previous: Any  # Grounded of the frame of the last query
     text: TaskText
+    # Its last answer, float32 [B] in percent; None if it is not told.
+    previous_progress: jax.Array | None = None
 
 
 def make_rewarder(
@@ -104,6 +109,7 @@ def make_rewarder(
     grammar = progress_grammar(config.text.vocab_size, settings.thought_budget)
     sampled = settings.readout == "sampled"
     method = Method(temperature=settings.temperature if sampled else 0.0)
+    told = prompt.before_tokens(tokenizer) if settings.show_previous else None
 
     def see(bound: Any, views: Views, text: TaskText) -> Any:
         features = bound.encode(views["external"], views.get("wrist"))
@@ -111,21 +117,28 @@ def make_rewarder(
 
     def start(params: Params, views: Views, task: TaskText, key: jax.Array) -> Watched:
         frame = see(model.module(params), views, task)
-        return Watched(frame, frame, task)
+        begun = jnp.zeros(len(task.ids)) if settings.show_previous else None
+        return Watched(frame, frame, task, begun)
 
     def score(
         params: Params, state: Watched, views: Views, key: jax.Array, truth: None
     ) -> tuple[Watched, Verdict]:
         bound = model.module(params)
-        current = see(bound, views, state.text)
+        text = state.text
+        if told is not None:
+            text = prompt.with_previous(text, told, state.previous_progress)
+        current = see(bound, views, text)
         frames = [state.first, state.previous, current]
-        asked = bound.prefix(frames, state.text.ids, state.text.mask)
+        asked = bound.prefix(frames, text.ids, text.mask)
         said = generate(bound, asked, key, grammar=grammar, method=method)
         if settings.readout == "glance":
             # The very call that generation begins with: XLA computes it once.
             _, before, _ = bound.prefill(asked, grammar.length)
             said = said._replace(value_logits=before.value_logits)
-        return state._replace(previous=current), _verdict(said, settings.readout)
+        verdict = _verdict(said, settings.readout)
+        kept = verdict.progress if settings.show_previous else None
+        state = state._replace(previous=current, previous_progress=kept)
+        return state, verdict
 
     return Rewarder(
         params=params,
@@ -137,7 +150,10 @@ def make_rewarder(
         start=start,
         score=score,
         prepare=lambda sentences: prompt.prepare(
-            tokenizer, sentences, settings.prompt_length
+            tokenizer,
+            sentences,
+            settings.prompt_length,
+            room=0 if told is None else len(told) + prompt.NUMBER_LENGTH,
         ),
         decode=tokenizer.decode,
     )

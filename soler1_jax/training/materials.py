@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from soler1_jax.checkpoints.store import load_metadata, load_model
 from soler1_jax.common import mesh as meshes
 from soler1_jax.common.errors import UserError, require_positive
+from soler1_jax.data import selection
 from soler1_jax.data.records import Episode
 from soler1_jax.data.source import open_source
 from soler1_jax.model.config import ModelConfig
@@ -38,6 +39,23 @@ class Start:
     params: Any = None
     tokenizer: Tokenizer | None = None
     metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Part:
+    """Which records a run learns from, see data/selection.py.
+
+    Attributes:
+      families: task families; all if empty.
+      levels: kinds of run, 0 for experts; all if empty.
+      records: how many at most; None for all.
+      thoughts: whether a completion has its thought.
+    """
+
+    families: tuple[str, ...] = ()
+    levels: tuple[int, ...] = ()
+    records: int | None = None
+    thoughts: bool = True
 
 
 def load_start(folder: Path) -> Start:
@@ -69,21 +87,29 @@ def model_config(start: Start, tokenizer: Tokenizer) -> ModelConfig:
     return dataclasses.replace(config, dtype=dtype)
 
 
-def open_episodes(folders: Sequence[Path], start: Start) -> Remembered:
+def open_episodes(
+    folders: Sequence[Path], start: Start, part: Part | None = None
+) -> Remembered:
     """Opens data sets as one and keeps in memory what was read.
 
     Args:
       folders: of the data sets.
       start: the model, which may look through the wrist's camera or not.
+      part: which of their records; None for all.
 
     Raises:
-      UserError: a folder holds no complete data set.
+      UserError: a folder holds no complete data set, or none of the part's records.
     """
+    part = part or Part()
     # Any vocabulary will do: nothing but the views is asked for.
     config = start.config or preset(start.name, vocab_size=64)
     sources = [open_source(folder) for folder in folders]
     whole = sources[0] if len(sources) == 1 else Joined(sources)
-    return Remembered(whole, wrist=bool(config.wrist_size))
+    chosen = selection.select(
+        whole, families=part.families, levels=part.levels, records=part.records
+    )
+    chosen = chosen if part.thoughts else selection.WithoutThoughts(chosen)
+    return Remembered(chosen, wrist=bool(config.wrist_size))
 
 
 def find_tokenizer(

@@ -151,3 +151,23 @@ def test_the_wrist_view_is_looked_at_if_there_is_one(model):
     assert np.isfinite(alone).all()
     assert (ask(both[0], both[1]) != ask(both[0], both[0])).all()
     assert (ask(both[0], both[0]) != alone).all()
+
+
+def test_a_model_that_is_told_its_last_answer_depends_on_it(model, frames):
+    settings = VLMSettings(
+        readout="expected", thought_budget=BUDGET, prompt_length=24, show_previous=True
+    )
+    rewarder = make_rewarder(*model, "told", settings)
+    text = jax.tree.map(jnp.asarray, rewarder.prepare(SENTENCES))
+    key = jax.random.key(0)
+    state = rewarder.start(rewarder.params, {"external": frames[0]}, text, key)
+    np.testing.assert_array_equal(state.previous_progress, 0)
+    ask = jax.jit(
+        lambda state: rewarder.score(
+            rewarder.params, state, {"external": frames[1]}, key, None
+        )
+    )
+    after, verdict = ask(state)
+    np.testing.assert_array_equal(after.previous_progress, verdict.progress)
+    told = state._replace(previous_progress=jnp.array([80.0, -35.0]))
+    assert np.abs(ask(told)[1].progress - verdict.progress).min() > 1e-4
