@@ -3,8 +3,8 @@
 `rewarder` has it judge its own roll-outs over simulated episodes of tasks that it was
 never trained on, and of held-out scenes, beside controls that understand nothing.
 `probes` changes what it is shown, measures where it sees things and edits its thoughts,
-to tell what its answers rest on. `videos` has it score real videos that come with a
-ground truth.
+to tell what its answers rest on. `attack` searches for states that it praises wrongly.
+`videos` has it score real videos that come with a ground truth.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
+
+from soler1_jax.cli import eval_attack
+from soler1_jax.cli.eval_attack import Attack
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,7 +80,7 @@ class Probes:
     """Episodes judged at once."""
 
 
-Args = Rewarder | Probes | Videos
+Args = Rewarder | Probes | Attack | Videos
 
 # Films on the page of `eval rewarder`.
 _FILMS = 6
@@ -86,7 +89,7 @@ _FILM_SIZE = 96
 _CONTROLS = ("random", "time")
 
 
-def run(args: Rewarder | Probes | Videos) -> None:
+def run(args: Args) -> None:
     """Evaluates; prints the figures and where the page is."""
     from soler1_jax.common import compile_cache
 
@@ -95,6 +98,8 @@ def run(args: Rewarder | Probes | Videos) -> None:
         _videos(args)
     elif isinstance(args, Probes):
         _probes(args)
+    elif isinstance(args, Attack):
+        eval_attack.run(args)
     else:
         _rewarder(args)
 

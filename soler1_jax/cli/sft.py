@@ -50,6 +50,8 @@ class Args:
     """Sources of the last stage: nano, paper, progress, or progress=8,spatial=2."""
     previous: float = 0.0
     """How often a prompt has the true previous progress; models learn to copy it."""
+    perception_weight: float = 0.5
+    """Weight of the losses of seeing while the model is asked."""
     episodes: int = 4
     """Episodes in a batch of queries."""
     queries: int = 8
@@ -119,7 +121,7 @@ _MAY_CHANGE = ("log_every", "save_every", "watch_every", "exam_episodes", "exam"
 
 
 def _settings(args: Args) -> Any:
-    from soler1_jax.training import curriculum, loop, optimizer, supervise
+    from soler1_jax.training import curriculum, loop, optimizer, sft, supervise
 
     return supervise.Settings(
         curriculum=curriculum.CurriculumConfig(
@@ -133,6 +135,7 @@ def _settings(args: Args) -> Any:
             previous=args.previous,
             seed=args.seed,
         ),
+        losses=sft.SftConfig(perception_weight=args.perception_weight),
         optimizer=optimizer.OptimizerConfig(learning_rate=args.learning_rate),
         loop=loop.LoopConfig(
             log_every=args.log_every,

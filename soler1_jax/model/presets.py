@@ -1,5 +1,5 @@
-"""Named configurations: `nano` (shipped), `micro` (tests), and the sizes of released
-checkpoints: Qwen3-VL and PaliGemma 2.
+"""Named configurations: `nano` (shipped), `pico` and `mini` below and above it, `micro`
+(tests), and the sizes of released checkpoints: Qwen3-VL and PaliGemma 2.
 """
 
 import dataclasses
@@ -56,6 +56,63 @@ def nano(vocab_size: int) -> ModelConfig:
         frame_roles=3,
         bin_count=41,
         state_size=7,
+    )
+
+
+def pico(vocab_size: int) -> ModelConfig:
+    """About 0.5 M parameters: `nano` at half its width and two thirds of its depth."""
+    large = nano(vocab_size)
+    return dataclasses.replace(
+        large,
+        name="pico",
+        vision=dataclasses.replace(
+            large.vision,
+            stem_size=24,
+            cell_size=32,
+            hidden_size=48,
+            intermediate_size=144,
+            depth=2,
+            num_heads=2,
+            merger_hidden=64,
+        ),
+        text=dataclasses.replace(
+            large.text,
+            hidden_size=64,
+            intermediate_size=160,
+            depth=2,
+            num_heads=2,
+            num_kv_heads=1,
+        ),
+    )
+
+
+def mini(vocab_size: int) -> ModelConfig:
+    """About 23 M parameters, for one GPU; looks at what `nano` looks at."""
+    small = nano(vocab_size)
+    return dataclasses.replace(
+        small,
+        name="mini",
+        vision=dataclasses.replace(
+            small.vision,
+            stem_size=96,
+            cell_size=128,
+            hidden_size=320,
+            intermediate_size=960,
+            depth=6,
+            num_heads=5,
+            merger_hidden=512,
+            deepstack_indexes=(1, 3),
+        ),
+        text=dataclasses.replace(
+            small.text,
+            hidden_size=320,
+            intermediate_size=864,
+            depth=6,
+            num_heads=5,
+            num_kv_heads=1,
+            head_dim=64,
+            mrope_section=(12, 10, 10),
+        ),
     )
 
 
@@ -220,7 +277,7 @@ PALIGEMMA2 = {
 
 def preset(name: str, vocab_size: int | None = None) -> ModelConfig:
     """Returns the configuration of a name; `vocab_size` replaces the preset's own."""
-    small = {"nano": nano, "micro": micro}
+    small = {"nano": nano, "pico": pico, "mini": mini, "micro": micro}
     if name in small:
         if vocab_size is None:
             raise UserError(

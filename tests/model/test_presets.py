@@ -3,6 +3,8 @@
 import dataclasses
 import json
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from soler1_jax.common.errors import UserError
@@ -19,6 +21,28 @@ def test_qwen3_vl_2b_has_the_published_parameter_count() -> None:
 def test_nano_is_nano() -> None:
     count = parameter_count(Functional(presets.nano(512)).shapes())
     assert 1.4e6 < count < 2.5e6
+
+
+@pytest.mark.parametrize(
+    ("name", "low", "high"), [("pico", 0.3e6, 0.7e6), ("mini", 10e6, 30e6)]
+)
+def test_the_sizes_beside_nano_look_at_the_same_pictures(name, low, high) -> None:
+    config = presets.preset(name, 512)
+    assert low < parameter_count(Functional(config).shapes()) < high
+    assert config.vision.map_patch == presets.nano(512).vision.map_patch
+    assert config.wrist_map_patch == presets.nano(512).wrist_map_patch
+    prompt = jnp.ones((1, 3), jnp.int32)
+    model = Functional(config)
+
+    def answer(params):
+        frames = jnp.zeros((1, 64, 64, 3), jnp.uint8)
+        seen = model.encode(params, frames, frames)
+        grounded = model.ground(params, seen, prompt, prompt > 0)
+        prefix = model.prefix(params, [grounded] * 3, prompt, prompt > 0)
+        return model.logits(params, prefix, prompt, prompt > 0).value_logits
+
+    shapes = jax.eval_shape(answer, model.shapes())
+    assert shapes.shape == (1, 3, 41)
 
 
 @pytest.mark.parametrize("name", ["nano", "micro", "qwen3-vl-8b"])
