@@ -67,12 +67,12 @@ def test_samples_differ_within_a_group_and_always_parse(parts):
 @pytest.mark.slow
 def test_an_update_makes_rewarded_completions_likelier(parts):
     batch, sample, update, first, _, _ = parts
-    tokens, old = sample(first, batch)
+    tokens, sampled = sample(first, batch)
     minus = (np.asarray(tokens) == 10).any(1).reshape(-1, GROUP)
     earned = jnp.asarray(minus, jnp.float32)
     current = _copy(first)
     for _ in range(3):
-        current, metrics = update(current, batch, tokens, old, earned)
+        current, metrics = update(current, batch, tokens, sampled, earned)
     assert int(current.step) == 3, "two updates of one batch are one step"
     assert np.isfinite(float(metrics["loss"])) and 0 <= float(metrics["clipped"]) <= 1
     again, _ = sample(current.replace(step=first.step), batch)
@@ -83,9 +83,9 @@ def test_an_update_makes_rewarded_completions_likelier(parts):
 
 def test_equal_rewards_leave_the_model_alone(parts):
     batch, sample, update, first, _, _ = parts
-    tokens, old = sample(first, batch)
+    tokens, sampled = sample(first, batch)
     current, _ = update(
-        _copy(first), batch, tokens, old, jnp.ones((4, GROUP), jnp.float32)
+        _copy(first), batch, tokens, sampled, jnp.ones((4, GROUP), jnp.float32)
     )
     before, after = (
         np.concatenate([np.ravel(x) for x in jax.tree.leaves(s.params) if x.ndim < 2])
