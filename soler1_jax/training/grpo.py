@@ -2,7 +2,7 @@
 
 For one question the model writes G completions; each is judged against the others, so
 no value network is needed (arXiv 2402.03300). The variants, all equal to TRL's (see
-tests/training/make_grpo_golden.py):
+tests/golden/make_grpo.py):
 
     loss         "dapo": mean over all tokens (arXiv 2503.14476), TRL's bnpo too, which
                  differs only if one batch is spread over several gradient steps;
@@ -23,7 +23,12 @@ from typing import Literal, get_args
 import jax
 import jax.numpy as jnp
 
-from soler1_jax.common.errors import UserError, require_non_negative, require_positive
+from soler1_jax.common.errors import (
+    UserError,
+    nearest_hint,
+    require_non_negative,
+    require_positive,
+)
 from soler1_jax.training.mismatch import CORRECTIONS, Correction
 
 Loss = Literal["dapo", "grpo", "dr_grpo"]
@@ -106,7 +111,8 @@ class GrpoConfig:
 
 def _require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        raise UserError(f"{name} is one of {', '.join(choices)}; got {value!r}")
+        hint = nearest_hint(value, choices)
+        raise UserError(f"{name} names a variant; got {value!r}{hint}")
 
 
 def group_advantages(

@@ -241,4 +241,5 @@ def test_spread_over_chips_the_memory_stays():
         mesh=mesh,
         specs=[batch, PartitionSpec("tensor", "fsdp"), batch, batch],
     )
-    assert program.memory.temp_size_in_bytes < 300 * 2**20
+    # of which the sum of the gradients of hidden states over `tensor` is half
+    assert program.memory.temp_size_in_bytes < 420 * 2**20
