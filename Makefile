@@ -6,7 +6,7 @@ BIN := .venv/bin
 RUFF := --line-length 88 --select E,F,I,UP,B,W --ignore E501
 export JAX_PLATFORMS ?=
 
-.PHONY: install quickstart test parity lint clean
+.PHONY: install quickstart test parity aot lint clean
 
 install: .venv/installed
 
@@ -21,12 +21,17 @@ quickstart: install
 	$(BIN)/python experiments/quickstart.py
 
 test: install
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow and not aot"
 
 # Live against transformers; brings torch.
 parity: install
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,parity]'
 	$(BIN)/pytest -m parity
+
+# Compiles for TPU v5e, v5p and v6e on this machine; brings libtpu.
+aot: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,aot]'
+	JAX_PLATFORMS=cpu $(BIN)/pytest -m aot
 
 lint: install
 	$(BIN)/ruff check $(RUFF) soler1_jax kernels tests experiments

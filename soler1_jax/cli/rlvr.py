@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,8 +46,28 @@ class Args:
     """Reward of a thought whose claims are all there and all true."""
     kl: float = 0.0
     """Weight of the divergence from the model it starts from."""
-    dr: bool = False
-    """Dr. GRPO: neither the group's spread nor the length divides."""
+    unbiased_kl: bool = False
+    """Weigh that divergence by the ratio, so that its gradient is unbiased."""
+    loss: Literal["dapo", "grpo", "dr_grpo"] = "dapo"
+    """Mean over all tokens; over each completion's, then completions; or the sum."""
+    scale: Literal["group", "batch", "none"] = "group"
+    """Whose spread divides the advantages; Dr. GRPO is loss dr_grpo and scale none."""
+    importance: Literal["token", "sequence"] = "token"
+    """What has a ratio; GSPO is sequence and loss grpo, with clips near 3e-4."""
+    clip_low: float = 0.2
+    """How far a ratio may fall below 1 before its gradient stops."""
+    clip_high: float = 0.28
+    """How far it may rise above 1."""
+    drop_equal: bool = False
+    """Leave out groups whose completions all earned the same."""
+    mask_truncated: bool = False
+    """Leave out completions whose thought was cut at its budget of tokens."""
+    correction: Literal[
+        "none", "token_truncate", "token_mask", "sequence_truncate", "sequence_mask"
+    ] = "none"
+    """Of the mismatch between sampler and model."""
+    correction_cap: float = 3.0
+    """Largest ratio that the correction trusts."""
     updates: int = 1
     """Gradient steps on each set of samples."""
     supervised: float = 0.1
@@ -113,8 +133,17 @@ def _settings(args: Args) -> Any:
                 group=args.group,
                 temperature=args.temperature,
                 top_p=args.top_p,
+                clip_low=args.clip_low,
+                clip_high=args.clip_high,
                 kl=args.kl,
-                dr=args.dr,
+                unbiased_kl=args.unbiased_kl,
+                loss=args.loss,
+                scale=args.scale,
+                importance=args.importance,
+                drop_equal=args.drop_equal,
+                mask_truncated=args.mask_truncated,
+                correction=args.correction,
+                correction_cap=args.correction_cap,
             ),
             rewards=rewards.RewardConfig(tau=args.tau, claims=args.claims),
             updates=args.updates,

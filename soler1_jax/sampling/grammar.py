@@ -57,6 +57,10 @@ class Grammar:
         )
         return states.T
 
+    def free(self, state: jax.Array) -> jax.Array:
+        """Whether more than one token is allowed, bool [...]: else nothing is chosen."""
+        return jnp.asarray((self.following >= 0).sum(axis=1) > 1)[state]
+
     def forced(self, state: jax.Array) -> jax.Array:
         """The first allowed token of each state, int32 [...]."""
         first = np.argmax(self.following >= 0, axis=1).astype(np.int32)

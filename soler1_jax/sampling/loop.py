@@ -55,6 +55,7 @@ def generate(
     *,
     grammar: Grammar,
     method: Method = GREEDY,
+    noted_temperature: float = 1.0,
 ) -> Generation:
     """Writes one completion per prefix.
 
@@ -64,11 +65,12 @@ def generate(
       key: random key; unused when greedy.
       grammar: what may be written; S is its length.
       method: how tokens are drawn.
+      noted_temperature: of the distribution whose log-probabilities are noted.
 
     Returns:
       Generation. `logprobs` are those of the grammar's renormalised distribution at
-      temperature 1, before top-k and top-p: `Grammar.states` and `Grammar.mask` over
-      teacher-forced logits give the same numbers.
+      `noted_temperature`, before top-k and top-p: `Grammar.states` and `Grammar.mask`
+      over teacher-forced logits give the same numbers.
     """
     length = grammar.length
     cache, step, state = model.prefill(prefix, length)
@@ -83,11 +85,12 @@ def generate(
         logprobs=jnp.zeros((batch, length)),
         value_logits=jnp.zeros_like(step.value_logits),
     )
-    carry = _pick(carry, step, grammar, method)
+    carry = _pick(carry, step, grammar, method, noted_temperature)
 
     def body(carry: _Carry) -> _Carry:
         cache, step = model.decode_step(carry.cache, carry.token)
-        return _pick(carry._replace(cache=cache), step, grammar, method)
+        carry = carry._replace(cache=cache)
+        return _pick(carry, step, grammar, method, noted_temperature)
 
     def unfinished(carry: _Carry) -> jax.Array:
         open_ = jnp.any(carry.grammar_state < grammar.closed_state)
@@ -101,14 +104,17 @@ def generate(
     )
 
 
-def _pick(carry: _Carry, step: Any, grammar: Grammar, method: Method) -> _Carry:
+def _pick(
+    carry: _Carry, step: Any, grammar: Grammar, method: Method, noted: float
+) -> _Carry:
     """Chooses a token from predictions and writes it down."""
     key, draw = jax.random.split(carry.key)
     state = carry.grammar_state
     logits = grammar.mask(step.logits, state)
     token = choose(logits, draw, method)
-    chosen = jnp.take_along_axis(logits, token[:, None], axis=1)[:, 0]
-    logprob = chosen - jax.scipy.special.logsumexp(logits, axis=1)
+    scaled = logits / noted
+    chosen = jnp.take_along_axis(scaled, token[:, None], axis=1)[:, 0]
+    logprob = chosen - jax.scipy.special.logsumexp(scaled, axis=1)
     answering = (state == grammar.answer_state)[:, None]
     return _Carry(
         cache=carry.cache,

@@ -19,7 +19,8 @@ from soler1_jax.data.batches import claims_of
 from soler1_jax.sampling.grammar import Grammar
 from soler1_jax.sampling.loop import generate
 from soler1_jax.sampling.methods import Method
-from soler1_jax.training import grpo, rewards
+from soler1_jax.tokenizers import sentencepiece as ids
+from soler1_jax.training import grpo, mismatch, rewards
 from soler1_jax.training.grpo import GrpoConfig
 from soler1_jax.training.rewards import RewardConfig
 from soler1_jax.training.sft import Batch, Bind, LossFn, Metrics, ask, look
@@ -86,18 +87,60 @@ def make_sampler(
 ) -> Callable[[TrainState, Batch], tuple[jax.Array, jax.Array]]:
     """Returns a jitted (state, batch) -> completions.
 
-    Its result is tokens int32 [N,S], zero after the end, and their log-probabilities
-    float32 [N,S] at the sampling temperature among what the grammar allows. They are
-    computed as the update computes them, so the first ratio is 1; top-p is left out.
+    Its result is tokens int32 [N,S], zero after the end, and the log-probabilities
+    float32 [N,S] that the sampler noted while it drew them: at its temperature, among
+    what the grammar allows, top-p left out, so that the update computes the same
+    function; 0 for tokens that the grammar forced.
     """
 
     def sample(state: TrainState, batch: Batch) -> tuple[jax.Array, jax.Array]:
         model = bind(state.params)
-        prefix = _prefix(model, batch, group)
-        tokens = generate(model, prefix, step_key(state), **sampling._asdict()).tokens
-        return tokens, _logprobs(model, prefix, tokens, sampling)
+        drawn = generate(
+            model,
+            _prefix(model, batch, group),
+            step_key(state),
+            noted_temperature=sampling.method.temperature,
+            **sampling._asdict(),
+        )
+        return drawn.tokens, drawn.logprobs
 
     return jax.jit(sample)
+
+
+class _Marks(NamedTuple):
+    """What the objective needs to know of completions beside their probabilities."""
+
+    chosen: jax.Array  # bool [N,S], by the model rather than by the grammar
+    counted: jax.Array  # bool [N,S], what is chosen and not masked
+    kept: jax.Array  # bool [N]
+    advantages: jax.Array  # float32 [N]
+
+
+def _mark(
+    tokens: jax.Array, earned: jax.Array, config: GrpoConfig, grammar: Grammar
+) -> tuple[_Marks, Metrics]:
+    """Marks completions and measures what is left out.
+
+    A thought is cut when the grammar had to end it because its budget of tokens was
+    used up. "truncated" is the share of such completions, "truncated_tokens" that of
+    their tokens, "equal_groups" that of groups in which all earned the same.
+    """
+    chosen = grammar.free(grammar.states(tokens)) & (tokens != ids.PAD)
+    cut = ~jnp.any((tokens == ids.END_THINK) & chosen, axis=1)
+    cut_tokens = jnp.sum(chosen & cut[:, None]) / jnp.maximum(chosen.sum(), 1)
+    equal = grpo.equal_groups(earned)
+    kept = ~equal if config.drop_equal else jnp.ones_like(equal)
+    marks = _Marks(
+        chosen,
+        chosen & ~cut[:, None] if config.mask_truncated else chosen,
+        kept.repeat(config.group),
+        grpo.group_advantages(earned, config.scale, kept).reshape(-1),
+    )
+    return marks, {
+        "truncated": cut.mean(),
+        "truncated_tokens": cut_tokens,
+        "equal_groups": equal.mean(),
+    }
 
 
 def make_update(
@@ -109,7 +152,11 @@ def make_update(
     reference: Any = None,
     shardings: Any = None,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
-    """Returns a jitted (state, batch, tokens, old, rewards) -> (state, metrics).
+    """Returns a jitted (state, batch, tokens, sampled, rewards) -> (state, metrics).
+
+    The model that wrote the tokens is the state that comes in: its log-probabilities
+    are those of the first of `config.updates` passes, by the same graph, so the first
+    ratio is 1. `sampled`, of `make_sampler`, only measures and corrects the mismatch.
 
     Args:
       bind: parameters -> model.
@@ -120,42 +167,54 @@ def make_update(
       reference: frozen parameters, if `config.grpo.kl` is above 0.
       shardings: of the state; None on one device.
     """
-    group = config.grpo.group
+    how = config.grpo
 
     def update(
-        state: TrainState, batch: Batch, tokens: Any, old: Any, earned: jax.Array
+        state: TrainState, batch: Batch, tokens: Any, sampled: Any, earned: jax.Array
     ) -> tuple[TrainState, Metrics]:
-        # a token that the grammar forced was not the model's choice
-        chosen = (old < 0) & (tokens != 0)
-        advantages = grpo.group_advantages(earned, not config.grpo.dr).reshape(-1)
+        marks, left_out = _mark(tokens, earned, how, sampling.grammar)
         frozen = None
         if reference is not None:
             model = bind(reference)
-            frozen = _logprobs(model, _prefix(model, batch, group), tokens, sampling)
-
-        def loss_of(params: Any) -> tuple[jax.Array, Metrics]:
-            model = bind(params)
-            prefix = _prefix(model, batch, group)
-            logprobs = _logprobs(model, prefix, tokens, sampling)
-            loss, measures = grpo.objective(
-                logprobs, old, advantages, chosen, config.grpo, frozen
+            frozen = _logprobs(
+                model, _prefix(model, batch, how.group), tokens, sampling
             )
+
+        def loss_of(params: Any, old: jax.Array | None) -> tuple[jax.Array, Any]:
+            model = bind(params)
+            prefix = _prefix(model, batch, how.group)
+            logprobs = _logprobs(model, prefix, tokens, sampling)
+            old = jax.lax.stop_gradient(logprobs) if old is None else old
+            loss, measures = grpo.objective(
+                logprobs,
+                old,
+                marks.advantages,
+                marks.counted,
+                how,
+                reference=frozen,
+                trust=mismatch.trust(
+                    old, sampled, marks.counted, how.correction, how.correction_cap
+                ),
+                kept=marks.kept,
+            )
+            measures |= mismatch.measure(old, sampled, marks.chosen)
             if config.supervised:
                 extra, _ = supervised(model, batch, step_key(state))
                 loss = loss + config.supervised * extra
                 measures["supervised"] = extra
-            return loss, measures
+            return loss, (measures, old)
 
-        before = state.step
+        before, old = state.step, None
         for _ in range(config.updates):
-            (loss, measures), grads = jax.value_and_grad(loss_of, has_aux=True)(
-                state.params
+            (loss, (measures, old)), grads = jax.value_and_grad(loss_of, has_aux=True)(
+                state.params, old
             )
             state, measured = apply_gradients(state, loss, grads, optimizer)
         # one batch is one step, however many updates it gave
         state = state.replace(step=jnp.minimum(state.step, before + 1))
         spread = earned.std(axis=1).mean()
-        return state, {"loss": loss, "spread": spread, **measures, **measured}
+        told = {"loss": loss, "spread": spread, **left_out, **measures, **measured}
+        return state, told
 
     outputs = None if shardings is None else (shardings, None)
     return jax.jit(update, donate_argnums=0, out_shardings=outputs)
@@ -178,7 +237,7 @@ def make_step(
     group = config.grpo.group
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        tokens, old = sample(state, batch)
+        tokens, sampled = sample(state, batch)
         texts = [decode(row[row != 0].tolist()) for row in np.asarray(tokens)]
         progress = np.asarray(batch["progress"]).reshape(-1).repeat(group)
         truth = np.asarray(batch["claims"])
@@ -186,7 +245,7 @@ def make_step(
         facts = [true for true in truth for _ in range(group)]
         graded = rewards.grade(texts, progress, facts, config.rewards)
         earned = jnp.asarray(graded.total.reshape(-1, group))
-        state, metrics = update(state, batch, tokens, old, earned)
+        state, metrics = update(state, batch, tokens, sampled, earned)
         paid = {
             f"reward_{name}": getattr(graded, name).mean()
             for name in ("form", "accuracy", "claims", "total")

@@ -93,6 +93,8 @@ def test_sft_needs_a_data_set(tmp_path, capsys):
         (["--tau", "0"], "--tau"),
         (["--steps", "0"], "--steps"),
         (["--temperature", "0"], "--temperature"),
+        (["--clip-low", "2"], "--clip-low 2"),
+        (["--correction-cap", "0.5"], "--correction-cap"),
         ([], "a model is a folder"),
     ],
 )

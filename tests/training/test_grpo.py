@@ -40,7 +40,7 @@ def _by_hand(problem, config):
         mean = sum(group) / G
         std = math.sqrt(sum((r - mean) ** 2 for r in group) / (G - 1))
         advantage = group[n % G] - mean
-        if not config.dr:
+        if config.scale == "group":
             advantage /= std + 1e-4
         for t in range(S):
             if not mask[n, t]:
@@ -56,17 +56,17 @@ def _by_hand(problem, config):
             loss = -min(ratio * advantage, clipped * advantage)
             loss += config.kl * (math.exp(ref - p) - (ref - p) - 1)
             total += loss
-    return total / (B * G * S if config.dr else active)
+    return total / (B * G * S if config.loss == "dr_grpo" else active)
 
 
 def _ours(problem, config):
     logits, old, reference, tokens, mask, rewards = problem
-    advantages = grpo.group_advantages(jnp.asarray(rewards), not config.dr).reshape(-1)
+    advantages = grpo.group_advantages(jnp.asarray(rewards), config.scale).reshape(-1)
     p, q, ref = (
         grpo.token_logprobs(jnp.asarray(x), jnp.asarray(tokens), config.temperature)
         for x in (logits, old, reference)
     )
-    return grpo.objective(p, q, advantages, jnp.asarray(mask), config, ref)
+    return grpo.objective(p, q, advantages, jnp.asarray(mask), config, reference=ref)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -75,7 +75,7 @@ def _ours(problem, config):
     [
         grpo.GrpoConfig(group=G),
         grpo.GrpoConfig(group=G, kl=0.3, temperature=1.0),
-        grpo.GrpoConfig(group=G, dr=True, kl=0.1, clip_high=0.2),
+        grpo.GrpoConfig(group=G, loss="dr_grpo", scale="none", kl=0.1, clip_high=0.2),
     ],
 )
 def test_objective_equals_the_loops(seed, config):
@@ -106,8 +106,8 @@ def test_advantages_ignore_a_bonus_for_all(rewards, bonus):
     rewards = jnp.array([rewards])
     a = grpo.group_advantages(rewards)
     np.testing.assert_allclose(a.sum(), 0, atol=1e-3)
-    scaled = grpo.group_advantages(rewards, scale=False)
-    shifted = grpo.group_advantages(rewards + bonus, scale=False)
+    scaled = grpo.group_advantages(rewards, scale="none")
+    shifted = grpo.group_advantages(rewards + bonus, scale="none")
     np.testing.assert_allclose(scaled, shifted, atol=1e-5)
 
 
@@ -132,7 +132,20 @@ def test_divergence_is_zero_only_at_equality():
 
 
 @pytest.mark.parametrize(
-    "bad", [{"group": 1}, {"temperature": 0.0}, {"top_p": 1.5}, {"kl": -1.0}]
+    "bad",
+    [
+        {"group": 1},
+        {"temperature": 0.0},
+        {"top_p": 1.5},
+        {"kl": -1.0},
+        {"clip_low": 1.5},
+        {"clip_high": -0.1},
+        {"loss": "ppo"},
+        {"scale": "token"},
+        {"importance": "word"},
+        {"correction": "clip"},
+        {"correction_cap": 0.5},
+    ],
 )
 def test_impossible_settings_are_refused(bad):
     with pytest.raises(UserError):
