@@ -93,7 +93,7 @@ class Generate:
     """small (78 M parameters), qwen3-vl-2b, -4b or -8b."""
     batch: int = 8
     """Prompts at once."""
-    prompt_tokens: int = 900
+    prompt_tokens: int = 896
     """Tokens of a prompt, those of its pictures included."""
     new_tokens: int = 64
     """Tokens written to each prompt."""

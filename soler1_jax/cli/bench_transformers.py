@@ -37,10 +37,21 @@ class _Clock(transformers.StoppingCriteria):
 
 
 def write_checkpoint(config: ModelConfig, folder: Path, seed: int) -> None:
-    """Draw weights as transformers does and store them as it does."""
+    """Draw weights as transformers does and store them as it does.
+
+    Their spread keeps the size of activations; with less of it every prompt repeats one
+    token, and that both sides write the same would say little.
+    """
     torch.manual_seed(seed)
+    data = to_hf(config)
+    for part, size in (
+        (data, config.text.hidden_size),
+        (data["text_config"], config.text.hidden_size),
+        (data["vision_config"], config.vision.hidden_size),
+    ):
+        part["initializer_range"] = size**-0.5
     with _quiet():
-        model = Model(transformers.Qwen3VLConfig(**to_hf(config)))
+        model = Model(transformers.Qwen3VLConfig(**data))
         model.to(getattr(torch, config.dtype)).save_pretrained(folder)
 
 

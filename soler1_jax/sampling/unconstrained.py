@@ -24,7 +24,7 @@ class Written(NamedTuple):
 
 
 class Writing(NamedTuple):
-    """Completions half written."""
+    """Completions half written, or wholly."""
 
     cache: Any
     token: jax.Array
@@ -60,7 +60,7 @@ def write(
       UserError: `length` is not positive.
     """
     writing = begin(model, prefix, key, length=length, stop_ids=stop_ids, method=method)
-    return finish(model, writing, stop_ids=stop_ids, method=method)
+    return finish(model, writing, stop_ids=stop_ids, method=method).written
 
 
 def begin(
@@ -98,8 +98,11 @@ def finish(
     *,
     stop_ids: tuple[int, ...] = (),
     method: Method = GREEDY,
-) -> Written:
-    """Writes the other tokens; stop tokens and method are those of `begin`."""
+) -> Writing:
+    """Writes the other tokens; stop tokens and method are those of `begin`.
+
+    What it returns has the arrays of what it takes, so that these can be donated.
+    """
     length = writing.written.tokens.shape[1]
 
     def body(carry: Writing) -> Writing:
@@ -109,7 +112,7 @@ def finish(
     def unfinished(carry: Writing) -> jax.Array:
         return jnp.any(carry.open) & (carry.index < length)
 
-    return jax.lax.while_loop(unfinished, body, writing).written
+    return jax.lax.while_loop(unfinished, body, writing)
 
 
 def _pick(
