@@ -2,7 +2,8 @@
 
 `render` counts pictures a second beside MuJoCo's Warp renderer. `loop` counts control
 steps a second of physics alone, with pixels, with the policy, with the rewarder and with
-learning, and of the same weights behind a local server.
+learning, and of the same weights behind a local server. `generate` counts tokens a second
+of a video-language model beside transformers.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 _REPEATS = 5
 _RENDER_COLUMNS = {
@@ -27,6 +28,18 @@ _LOOP_COLUMNS = {
     "control_steps_per_second": "control steps/s",
     "times_slower": "times slower",
     "first_call_seconds": "first call, s",
+}
+_GENERATE_COLUMNS = {
+    "side": "generation",
+    "dtype": "numbers",
+    "prefill_seconds": "prefill, s",
+    "prefill_tokens_per_second": "prompt tokens/s",
+    "decode_tokens_per_second": "new tokens/s",
+    "prefill_times_transformers": "prefill, times",
+    "decode_times_transformers": "decode, times",
+    "same_tokens": "same tokens",
+    "prefill_mfu": "prefill MFU",
+    "decode_bandwidth_share": "decode bandwidth",
 }
 
 
@@ -70,31 +83,66 @@ class Loop:
     """Of the scenes and the policy."""
 
 
-Args = Render | Loop
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Generate:
+    """Tokens a second of a random video-language model, beside transformers."""
+
+    out: Path
+    """Run folder; result.json is written there."""
+    preset: str = "small"
+    """small (78 M parameters), qwen3-vl-2b, -4b or -8b."""
+    batch: int = 8
+    """Prompts at once."""
+    prompt_tokens: int = 896
+    """Tokens of a prompt, those of its pictures included."""
+    new_tokens: int = 64
+    """Tokens written to each prompt."""
+    pictures: int = 3
+    """In each prompt."""
+    picture_side: int = 512
+    """In pixels."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of weights and activations; on a CPU text is written in float32 only."""
+    peer: bool = True
+    """Whether to time transformers.generate too (needs the extra `parity`)."""
+    repeats: int = _REPEATS
+    """Rounds in which both sides take turns; medians count."""
+    seed: int = 0
+    """Of weights and prompts."""
+
+
+Args = Render | Loop | Generate
 
 
 def run(args: Args) -> None:
     """Measures, prints a table, and writes the run folder.
 
     Raises:
-      UserError: a number is out of range, a task or rewarder is unknown, or
-        mujoco.mjx.render is wanted and its packages are missing.
+      UserError: a number is out of range, a name is unknown, or a comparison is wanted
+        and its packages are missing.
     """
     from soler1_jax.common.errors import require_non_negative, require_positive
     from soler1_jax.common.run import Run, command_line
 
-    require_positive("worlds", args.worlds)
     require_positive("repeats", args.repeats)
     require_non_negative("the seed", args.seed)
-    if isinstance(args, Render):
+    if isinstance(args, Generate):
+        from soler1_jax.cli import bench_generate as bench
+
+        for name in ("batch", "prompt_tokens", "pictures"):
+            require_positive(name, getattr(args, name))
+        command, columns = "bench generate", _GENERATE_COLUMNS
+    elif isinstance(args, Render):
         from soler1_jax.cli import bench_render as bench
 
+        require_positive("worlds", args.worlds)
         for size in args.sizes:
             require_positive("a picture's side", size)
         command, columns = "bench render", _RENDER_COLUMNS
     else:
         from soler1_jax.cli import bench_loop as bench
 
+        require_positive("worlds", args.worlds)
         command, columns = "bench loop", _LOOP_COLUMNS
     settings = {name: value for name, value in vars(args).items() if name != "out"}
     measured, rows = bench.measure(**settings), []
@@ -106,6 +154,8 @@ def run(args: Args) -> None:
         rows.append(row)
         print(_line(row, columns), flush=True)
     _print(rows, columns)
+    if isinstance(args, Generate) and not args.peer:
+        print("transformers was not timed (--no-peer)")
     folder.finish({"command": command_line(), "rows": rows})
 
 
@@ -118,6 +168,7 @@ def _print(rows: list[dict[str, Any]], columns: dict[str, str]) -> None:
     from rich.table import Table
 
     table = Table()
+    columns = {n: t for n, t in columns.items() if any(n in row for row in rows)}
     for index, title in enumerate(columns.values()):
         table.add_column(title, justify="right" if index else "left")
     for row in rows:

@@ -82,6 +82,7 @@ class Decoder(nnx.Module):
         cache: Any = None,
         index: jax.Array | int = 0,
         near: jax.Array | None = None,
+        weights: tuple | None = None,
     ) -> tuple[jax.Array, Any]:
         """Runs all layers.
 
@@ -95,6 +96,7 @@ class Decoder(nnx.Module):
           index: where in the cache x goes.
           near: bool [B, T, C], `mask` within the sliding window; needed only by models
             with sliding layers.
+          weights: of scanned layers, see `LayerStack.run`; their cache is then a tuple.
 
         Returns:
           Normed [B, T, D], and the cache: one `LayerCache` a layer (a tuple, or stacked
@@ -110,7 +112,7 @@ class Decoder(nnx.Module):
             x, kept = layer(x, angles, self._seen(mask, near, i), kept, index)
             return add_level(x, deepstack, i), kept
 
-        x, cache = self.layers.run(apply, x, cache)
+        x, cache = self.layers.run(apply, x, cache, weights=weights)
         return self.norm(x), cache
 
     def _seen(
@@ -147,12 +149,25 @@ def add_level(
     return x.at[:, :length].add(level.astype(x.dtype))
 
 
-def grow(cache: Any, capacity: int) -> Any:
-    """Pads the places (second axis from the end) of all keys and values."""
+def grow(cache: Any, capacity: int, *, apart: bool = False) -> Any:
+    """Pads the places of all keys and values to a capacity.
 
-    def pad(a: jax.Array) -> jax.Array:
+    Args:
+      cache: one `LayerCache` a layer, in a tuple or stacked.
+      capacity: C.
+      apart: turn a stacked one into a tuple.
+    """
+    if isinstance(cache, LayerCache):
+        if not apart:
+            return _grow_layer(cache, capacity)
+        cache = zip(*cache, strict=True)
+    return tuple(_grow_layer(LayerCache(*layer), capacity) for layer in cache)
+
+
+def _grow_layer(cache: LayerCache, capacity: int) -> LayerCache:
+    def pad(a: jax.Array, axis: int) -> jax.Array:
         widths = [(0, 0)] * a.ndim
-        widths[-2] = (0, capacity - a.shape[-2])
+        widths[axis] = (0, capacity - a.shape[axis])
         return jnp.pad(a, widths)
 
-    return jax.tree.map(pad, cache)
+    return LayerCache(pad(cache.keys, -1), pad(cache.values, -2))

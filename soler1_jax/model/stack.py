@@ -37,6 +37,8 @@ class LayerStack(nnx.Module):
         carry: Any,
         per_layer: Any = None,
         span: tuple[int, int] | None = None,
+        *,
+        weights: tuple | None = None,
     ) -> tuple[Any, Any]:
         """Runs layers `span[0]` to `span[1] - 1` (default: all) one after another.
 
@@ -46,13 +48,15 @@ class LayerStack(nnx.Module):
           per_layer: xs. Unrolled: a tuple over the layers of the span. Scanned: a pytree
             whose leaves have the span's length in front.
           span: which layers.
+          weights: of `apart`; scanned layers then run one by one, and `per_layer` is a
+            tuple.
 
         Returns:
           The last carry, and the ys in the same form as `per_layer`.
         """
         low, high = span or (0, self.depth)
-        if not self.scan:
-            return self._unroll(apply, carry, per_layer, (low, high))
+        if weights is not None or not self.scan:
+            return self._unroll(apply, carry, per_layer, (low, high), weights)
         graph, state = nnx.split(self.stacked)
         state = jax.tree.map(lambda a: a[low:high], state)
 
@@ -63,12 +67,28 @@ class LayerStack(nnx.Module):
         body = jax.checkpoint(body) if self.remat else body
         return jax.lax.scan(body, carry, (state, per_layer, jnp.arange(low, high)))
 
+    def apart(self) -> tuple | None:
+        """The weights of scanned layers, one tree a layer; None unless they are scanned."""
+        if not self.scan:
+            return None
+        state = nnx.split(self.stacked)[1]
+        leaves, tree = jax.tree.flatten(state)
+        return tuple(tree.unflatten(layer) for layer in zip(*leaves, strict=True))
+
     def _unroll(
-        self, apply: Callable, carry: Any, per_layer: Any, span: tuple[int, int]
+        self,
+        apply: Callable,
+        carry: Any,
+        per_layer: Any,
+        span: tuple[int, int],
+        given: tuple | None,
     ) -> tuple[Any, Any]:
         ys = []
         for offset, index in enumerate(range(*span)):
-            graph, weights = nnx.split(self.blocks[index])
+            if given is None:
+                graph, weights = nnx.split(self.blocks[index])
+            else:
+                graph, weights = nnx.split(self.stacked)[0], given[index]
 
             def body(carry: Any, weights: Any, x: Any, g=graph, i=index) -> Any:
                 return apply(nnx.merge(g, weights), carry, x, i)

@@ -64,6 +64,9 @@ class Cache(NamedTuple):
     position: jax.Array  # int32 [B], rotary position of the next token
     # Of every place; None unless there are sliding layers.
     positions: jax.Array | None = None  # int32 [B, C]
+    # Of scanned layers one by one; None: they are scanned. On a CPU a scan would copy
+    # each layer's weights and the whole cache at every token.
+    weights: Any = None
 
 
 class VLM(nnx.Module):
@@ -311,15 +314,18 @@ class VLM(nnx.Module):
           The cache, predictions of the first token, and the state [B, state_size].
         """
         hidden, layers = self._prefill(prefix)
+        on_cpu = jax.default_backend() == "cpu"
+        weights = self.language_model.layers.apart() if on_cpu else None
         places = prefix.mask.shape[1]
         cache = Cache(
-            layers=grow(layers, places + capacity),
+            layers=grow(layers, places + capacity, apart=weights is not None),
             valid=jnp.pad(prefix.mask, ((0, 0), (0, capacity))),
             index=jnp.int32(places),
             position=prefix.next_position,
             positions=jnp.pad(prefix.positions[:, 0], ((0, 0), (0, capacity)))
             if self.config.text.sliding_layers
             else None,
+            weights=weights,
         )
         last = self._last(hidden, prefix)
         return cache, self._read(last), self._state(last)
@@ -340,8 +346,10 @@ class VLM(nnx.Module):
             cache=cache.layers,
             index=cache.index,
             near=near,
+            weights=cache.weights,
         )
-        cache = Cache(layers, valid, cache.index + 1, cache.position + 1, positions)
+        at = cache.index + 1, cache.position + 1
+        cache = Cache(layers, valid, *at, positions, cache.weights)
         return cache, self._read(hidden[:, 0])
 
     def _prefill(self, prefix: Prefix) -> tuple[jax.Array, Any]:

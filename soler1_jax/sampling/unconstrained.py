@@ -23,7 +23,9 @@ class Written(NamedTuple):
     logprobs: jax.Array  # float32 [B, S], nats at temperature 1; 0 after the stop token
 
 
-class _Carry(NamedTuple):
+class Writing(NamedTuple):
+    """Completions half written, or wholly."""
+
     cache: Any
     token: jax.Array
     open: jax.Array
@@ -41,7 +43,7 @@ def write(
     stop_ids: tuple[int, ...] = (),
     method: Method = GREEDY,
 ) -> Written:
-    """Writes one completion per prefix.
+    """Writes one completion per prefix: `begin`, then `finish`.
 
     Args:
       model: bound model, e.g. `functional.module(params)`.
@@ -57,11 +59,25 @@ def write(
     Raises:
       UserError: `length` is not positive.
     """
+    writing = begin(model, prefix, key, length=length, stop_ids=stop_ids, method=method)
+    return finish(model, writing, stop_ids=stop_ids, method=method).written
+
+
+def begin(
+    model: Model,
+    prefix: Any,
+    key: jax.Array,
+    *,
+    length: int,
+    stop_ids: tuple[int, ...] = (),
+    method: Method = GREEDY,
+) -> Writing:
+    """Runs the prefix and writes the first token; the arguments are those of `write`."""
     require_positive("length", length)
     # The last token is not fed back, so it needs no place.
     cache, step, _ = model.prefill(prefix, length - 1)
     batch = step.logits.shape[0]
-    carry = _Carry(
+    writing = Writing(
         cache=cache,
         token=jnp.zeros(batch, jnp.int32),
         open=jnp.ones(batch, bool),
@@ -73,21 +89,35 @@ def write(
             jnp.zeros((batch, length)),
         ),
     )
-    carry = _pick(carry, step.logits, stop_ids, method)
+    return _pick(writing, step.logits, stop_ids, method)
 
-    def body(carry: _Carry) -> _Carry:
+
+def finish(
+    model: Model,
+    writing: Writing,
+    *,
+    stop_ids: tuple[int, ...] = (),
+    method: Method = GREEDY,
+) -> Writing:
+    """Writes the other tokens; stop tokens and method are those of `begin`.
+
+    What it returns has the arrays of what it takes, so that these can be donated.
+    """
+    length = writing.written.tokens.shape[1]
+
+    def body(carry: Writing) -> Writing:
         cache, step = model.decode_step(carry.cache, carry.token)
         return _pick(carry._replace(cache=cache), step.logits, stop_ids, method)
 
-    def unfinished(carry: _Carry) -> jax.Array:
+    def unfinished(carry: Writing) -> jax.Array:
         return jnp.any(carry.open) & (carry.index < length)
 
-    return jax.lax.while_loop(unfinished, body, carry).written
+    return jax.lax.while_loop(unfinished, body, writing)
 
 
 def _pick(
-    carry: _Carry, logits: jax.Array, stop_ids: tuple[int, ...], method: Method
-) -> _Carry:
+    carry: Writing, logits: jax.Array, stop_ids: tuple[int, ...], method: Method
+) -> Writing:
     """Chooses a token for every open sequence and writes it down."""
     key, draw = jax.random.split(carry.key)
     token = jnp.where(carry.open, choose(logits, draw, method), 0)
@@ -95,7 +125,7 @@ def _pick(
     logprob = chosen - jax.scipy.special.logsumexp(logits, axis=1)
     written, place = carry.written, carry.index
     stops = jnp.isin(token, jnp.asarray(stop_ids, jnp.int32))
-    return _Carry(
+    return Writing(
         cache=carry.cache,
         token=token,
         open=carry.open & ~stops,
