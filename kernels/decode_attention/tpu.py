@@ -93,7 +93,7 @@ def schedule(lengths: Array, keys: int, blocks: int, parts: int) -> Schedule:
       lengths: int32 [B].
       keys: N.
       blocks: blocks of a whole sequence.
-      parts: P, of about equally many sequences each.
+      parts: P, 1 or 2 and not above B, so that every part has a sequence.
     """
     batch = lengths.shape[0]
     share = -(-batch // parts)
