@@ -53,7 +53,7 @@ def _choose(
             f" {len(geoms.meshes)} for {meshes}; pass one array a mesh, in order"
         )
     for corners in geoms.meshes:
-        if corners.shape[-2:] != (3, 3) or 0 in corners.shape:
+        if corners.ndim != 3 or corners.shape[1:] != (3, 3) or not len(corners):
             raise ValueError(
                 "a mesh must be triangles [F, 3, 3], at least one; got shape"
                 f" {list(corners.shape)}; index vertices with faces"
