@@ -60,7 +60,7 @@ def test_cosines_are_those_of_the_plain_normals(meshes):
     plain = found.pop("reference")
     for name, hits in found.items():
         same = np.asarray((hits.geom == plain.geom) & (plain.geom >= 2))
-        assert same.sum() > 50
+        assert same.sum() > 30
         # two faces of an edge may be met in either order
         close = np.abs(np.asarray(hits.cosine - plain.cosine))[same] < 5e-3
         assert close.mean() > 0.99, name
@@ -119,7 +119,7 @@ def test_a_mesh_whose_ball_no_ray_meets_is_skipped(
     monkeypatch.setattr(
         triangles, "ball", lambda corners: triangles.Ball(jnp.full(3, 1e3), 0.1)
     )
-    world = meshes(0, side=8)
+    world = meshes(0, side=16)
     light = jnp.asarray(world.light, jnp.float32)
 
     def look(geoms):
@@ -134,7 +134,7 @@ def test_a_mesh_whose_ball_no_ray_meets_is_skipped(
     if batched:
         geoms, call = jax.tree.map(lambda x: jnp.stack([x, x]), geoms), jax.vmap(look)
     seen, dark = jax.jit(call)(geoms)
-    assert set(np.unique(seen)) == {0, 1}
+    assert set(np.unique(seen)) - {-1} == {0, 1}
     assert not np.asarray(dark)[np.asarray(seen) == 1].any()
 
 
