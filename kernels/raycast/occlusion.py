@@ -6,8 +6,9 @@ primitive on the lit side": no search for the nearest hit, no division and at mo
 root per point. Points are outside or on the primitive, which makes "on the lit side"
 equal to "the part of the line inside the primitive has a positive parameter".
 
-All functions work on the point in the geom's frame, three float32 [R] arrays in metres,
-and return bool [R].
+As in `primitives`, each kind comes as two functions: `<name>_terms` reduces a geom to the
+numbers that do not depend on the point, `<name>` takes these and the points in the geom's
+frame, three float32 [R] arrays in metres, and returns bool [R].
 """
 
 from typing import NamedTuple
@@ -45,68 +46,140 @@ def _signed_square(value: Array) -> Array:
     return value * jnp.abs(value)
 
 
-def sphere(caster: Caster, point: Point) -> Array:
+class SphereTerms(NamedTuple):
+    """See `sphere`."""
+
+    light: Array
+    squared_radius: Array
+
+
+def sphere_terms(caster: Caster) -> SphereTerms:
+    """Return a sphere's terms; a hidden one's squared radius is negative."""
+    return SphereTerms(caster.light, _signed_square(caster.size[0]))
+
+
+def sphere(terms: SphereTerms, point: Point) -> Array:
     """Return whether a sphere shades the points."""
     x, y, z = point
-    toward = _dot(caster.light, point)
+    toward = _dot(terms.light, point)
     outside = x * x + y * y + z * z - toward * toward
-    return (outside < _signed_square(caster.size[0])) & (toward < 0)
+    return (outside < terms.squared_radius) & (toward < 0)
 
 
-def ellipsoid(caster: Caster, point: Point) -> Array:
-    """Return whether an ellipsoid shades the points."""
+class EllipsoidTerms(NamedTuple):
+    """See `ellipsoid`."""
+
+    scale: Array
+    light: Array
+    squared: Array
+    limit: Array
+
+
+def ellipsoid_terms(caster: Caster) -> EllipsoidTerms:
+    """Return an ellipsoid's terms."""
     scale = 1.0 / jnp.where(caster.size > 0, caster.size, jnp.inf)
-    x, y, z = (
-        component * factor for component, factor in zip(point, scale, strict=False)
-    )
     light = caster.light * scale
-    squared = light @ light
-    toward = _dot(light, (x, y, z))
-    outside = (x * x + y * y + z * z - 1.0) * squared - toward * toward
-    return (outside < 0) & (toward < 0) & (caster.size[0] > 0)
+    limit = jnp.where(caster.size[0] > 0, 0.0, -jnp.inf)
+    return EllipsoidTerms(scale, light, light @ light, limit)
 
 
-def capsule(caster: Caster, point: Point) -> Array:
+def ellipsoid(terms: EllipsoidTerms, point: Point) -> Array:
+    """Return whether an ellipsoid shades the points."""
+    x, y, z = (component * terms.scale[axis] for axis, component in enumerate(point))
+    toward = _dot(terms.light, (x, y, z))
+    outside = (x * x + y * y + z * z - 1.0) * terms.squared - toward * toward
+    return (outside < terms.limit) & (toward < 0)
+
+
+class CapsuleTerms(NamedTuple):
+    """See `capsule`."""
+
+    light: Array
+    inverse_lateral: Array
+    half_length: Array
+    squared_radius: Array
+
+
+def capsule_terms(caster: Caster) -> CapsuleTerms:
+    """Return a capsule's terms."""
+    light = caster.light
+    lateral = 1.0 - light[2] * light[2] + 1e-9
+    radius = _signed_square(caster.size[0])
+    return CapsuleTerms(light, 1.0 / lateral, caster.size[1], radius)
+
+
+def capsule(terms: CapsuleTerms, point: Point) -> Array:
     """Return whether a capsule shades the points.
 
     Seen along the light, the capsule is a thick line segment.
     """
     x, y, z = point
-    light = caster.light
-    toward = _dot(light, point)
-    lateral = 1.0 - light[2] * light[2] + 1e-9
+    toward = _dot(terms.light, point)
     # the axis' point nearest to the line through the point and the light
-    core = (z - toward * light[2]) / lateral
-    half = caster.size[1]
+    core = (z - toward * terms.light[2]) * terms.inverse_lateral
+    half = terms.half_length
     core = smaller(larger(core, -half), half)
     rest = z - core
-    ahead = toward - core * light[2]
+    ahead = toward - core * terms.light[2]
     outside = x * x + y * y + rest * rest - ahead * ahead
-    return (outside < _signed_square(caster.size[0])) & (ahead < 0)
+    return (outside < terms.squared_radius) & (ahead < 0)
 
 
-def cylinder(caster: Caster, point: Point) -> Array:
+class CylinderTerms(NamedTuple):
+    """See `cylinder`."""
+
+    light: Array
+    lateral: Array
+    squared_radius: Array
+    inverse: Array
+    reach: Array
+    limit: Array
+
+
+def cylinder_terms(caster: Caster) -> CylinderTerms:
+    """Return a cylinder's terms."""
+    light, radius = caster.light, caster.size[0]
+    inverse = 1.0 / _away(light[2])
+    return CylinderTerms(
+        light[:2],
+        1.0 / (light[0] * light[0] + light[1] * light[1] + 1e-9),
+        radius * radius,
+        inverse,
+        caster.size[1] * jnp.abs(inverse),
+        jnp.where(radius > 0, 0.0, jnp.inf),
+    )
+
+
+def cylinder(terms: CylinderTerms, point: Point) -> Array:
     """Return whether a cylinder shades the points."""
     x, y, z = point
-    light = caster.light
-    radius, half_length = caster.size[0], caster.size[1]
-    lateral = 1.0 / (light[0] * light[0] + light[1] * light[1] + 1e-9)
-    middle = -(x * light[0] + y * light[1]) * lateral
-    outside = (x * x + y * y - radius * radius) * lateral - middle * middle
+    middle = -(x * terms.light[0] + y * terms.light[1]) * terms.lateral
+    outside = (x * x + y * y - terms.squared_radius) * terms.lateral - middle * middle
     # NaN beside the cylinder, which makes the comparison false
     reach = jnp.sqrt(-outside)
-    inverse = 1.0 / _away(light[2])
-    middle_z, reach_z = -z * inverse, half_length * jnp.abs(inverse)
-    enter = larger(middle_z - reach_z, middle - reach)
-    leave = smaller(middle_z + reach_z, middle + reach)
-    return (enter < leave) & (leave > 0) & (radius > 0)
+    middle_z = -z * terms.inverse
+    enter = larger(middle_z - terms.reach, middle - reach)
+    leave = smaller(middle_z + terms.reach, middle + reach)
+    return (enter < leave) & (leave > terms.limit)
 
 
-def box(caster: Caster, point: Point) -> Array:
-    """Return whether a box shades the points."""
+class BoxTerms(NamedTuple):
+    """See `box`."""
+
+    inverse: Array
+    reach: Array
+
+
+def box_terms(caster: Caster) -> BoxTerms:
+    """Return a box's terms."""
     inverse = 1.0 / _away(caster.light)
-    reach = caster.size * jnp.abs(inverse)
-    middle = [-point[axis] * inverse[axis] for axis in range(3)]
+    return BoxTerms(inverse, caster.size * jnp.abs(inverse))
+
+
+def box(terms: BoxTerms, point: Point) -> Array:
+    """Return whether a box shades the points."""
+    reach = terms.reach
+    middle = [-point[axis] * terms.inverse[axis] for axis in range(3)]
     enter = larger(
         larger(middle[0] - reach[0], middle[1] - reach[1]), middle[2] - reach[2]
     )

@@ -12,11 +12,13 @@ with 32 geoms. Whatever is no hit (negative, NaN, out of range) is large as an u
 integer, and clipping makes it the largest key.
 """
 
+from typing import Any
+
 import jax
+import jax.custom_batching
 import jax.numpy as jnp
-import numpy as np
-from soler1_jax.kernels.raycast import occlusion, primitives
-from soler1_jax.kernels.raycast.shapes import FAR, Geoms, Hits, Rays, exists
+from soler1_jax.kernels.raycast import primitives, tables
+from soler1_jax.kernels.raycast.shapes import FAR, Geoms, Hits, Rays
 
 Array = jax.Array
 
@@ -25,39 +27,24 @@ _NEAREST = 0x43000000  # float32 bits of 1 / NEAR
 _RANGE = (1 << 27) - 1  # 16 octaves of 23 mantissa bits
 _WHOLE = 0xFFFFFFFF
 
-_ENTER = {
-    0: (primitives.plane_terms, primitives.plane),
-    2: (primitives.sphere_terms, primitives.sphere),
-    3: (primitives.capsule_terms, primitives.capsule),
-    4: (primitives.ellipsoid_terms, primitives.ellipsoid),
-    5: (primitives.cylinder_terms, primitives.cylinder),
-    6: (primitives.box_terms, primitives.box),
-}
-_SHADE = {
-    2: occlusion.sphere,
-    3: occlusion.capsule,
-    4: occlusion.ellipsoid,
-    5: occlusion.cylinder,
-    6: occlusion.box,
-}
-
 
 def _index_bits(geoms: int) -> int:
     return max(1, (geoms - 1).bit_length())
 
 
-def _groups(geom_types: tuple[int, ...]) -> list[tuple[int, np.ndarray]]:
-    """Return the geoms of each type, the most numerous type last.
+@jax.custom_batching.custom_vmap
+def _any(condition: Array) -> Array:
+    """Return whether a condition holds anywhere, bool [].
 
-    One loop over the geoms of a type compiles several times faster than unrolled code.
-    The last loop must not be the single pass that XLA would unroll: a loop's result is
-    the one thing that it does not compute again for each consumer.
+    A batch of worlds gets one answer for all of them: a condition of its own for each
+    would turn `cond` into a choice between two results that both are computed.
     """
-    groups = [
-        (kind, np.flatnonzero(np.equal(geom_types, kind)).astype(np.int32))
-        for kind in sorted(set(geom_types))
-    ]
-    return sorted(groups, key=lambda group: len(group[1]))
+    return jnp.any(condition)
+
+
+@_any.def_vmap
+def _any_of_batch(size: int, batched: list[bool], condition: Array) -> tuple:
+    return _any(condition), False
 
 
 def _key(w: Array, cosine: Array, index: Array, bits: int) -> Array:
@@ -93,28 +80,24 @@ def cast(
     to_light: Array,
 ) -> Hits:
     """Return the nearest hits; see `api.cast`."""
-    axes = jnp.swapaxes(geoms.rotation, -1, -2)
-    present = exists(geom_types, geoms)
-    frames = primitives.Frame(
-        origin=jnp.einsum("gij,gj->gi", axes, rays.origin - geoms.position),
-        forms=axes @ rays.basis,
-        light=axes @ to_light,
-        size=jnp.where(present[:, None], geoms.size, 1.0),
-        present=present,
-    )
     bits = _index_bits(len(geom_types))
     picture = primitives.picture_of(rays.u, rays.v, rays.basis, to_light)
     best = jnp.full(picture.light.shape, jnp.uint32(_WHOLE))
-    for kind, members in _groups(geom_types):
-        chosen = jax.tree.map(lambda x, m=members: x[m], frames)
-        terms = jax.vmap(_ENTER[kind][0])(chosen)
+    for group in tables.enter_groups(geom_types, geoms, rays, to_light):
 
-        def nearer(best: Array, geom: tuple, kind: int = kind) -> tuple:
+        def nearer(best: Array, geom: tuple, group: tables.Group = group) -> tuple:
             terms, index = geom
-            w, cosine = _ENTER[kind][1](terms, picture)
+            w, cosine = group.function(terms, picture)
             return jnp.minimum(best, _key(w, cosine, index, bits)), None
 
-        best, _ = jax.lax.scan(nearer, best, (terms, members))
+        def walk(best: Array, group: tables.Group = group, step: Any = nearer) -> Array:
+            return jax.lax.scan(step, best, (group.terms, group.members))[0]
+
+        if group.ball is None:
+            best = walk(best)
+        else:
+            wanted = _any(group.ball_function(group.ball, picture) > 0)
+            best = jax.lax.cond(wanted, walk, lambda best: best, best)
     return _decode(best, bits)
 
 
@@ -126,26 +109,24 @@ def occluded(
     to_light: Array,
 ) -> Array:
     """Return whether each hit lies in shadow; see `api.occluded`."""
-    axes = jnp.swapaxes(geoms.rotation, -1, -2)
-    origins = jnp.einsum("gij,gj->gi", axes, rays.origin - geoms.position)
-    forms = axes @ rays.basis
-    lights = axes @ to_light
-    sizes = jnp.where(exists(geom_types, geoms)[:, None], geoms.size, -1.0)
     x, y, z = rays.u * hits.distance, rays.v * hits.distance, hits.distance
     dark = jnp.zeros(x.shape, bool)
-    for kind, members in _groups(geom_types):
-        if kind not in _SHADE:
-            continue
+    for group in tables.shade_groups(geom_types, geoms, rays, to_light):
 
-        def darker(dark: Array, geom: tuple, kind: int = kind) -> tuple:
-            form, origin, light, size, index = geom
-            point = tuple(
-                form[i, 0] * x + (form[i, 1] * y + (form[i, 2] * z + origin[i]))
-                for i in range(3)
-            )
-            shaded = _SHADE[kind](occlusion.Caster(light, size), point)
+        def darker(dark: Array, geom: tuple, group: tables.Group = group) -> tuple:
+            (form, origin, terms), index = geom
+            point = tables.local_point(form, origin, x, y, z)
+            shaded = group.function(terms, point)
             return dark | (shaded & (hits.geom != index)), None
 
-        group = (*(v[members] for v in (forms, origins, lights, sizes)), members)
-        dark, _ = jax.lax.scan(darker, dark, group)
+        def walk(dark: Array, group: tables.Group = group, step: Any = darker) -> Array:
+            return jax.lax.scan(step, dark, (group.terms, group.members))[0]
+
+        if group.ball is None:
+            dark = walk(dark)
+        else:
+            form, origin, terms = group.ball
+            point = tables.local_point(form, origin, x, y, z)
+            wanted = _any(group.ball_function(terms, point) > 0)
+            dark = jax.lax.cond(wanted, walk, lambda dark: dark, dark)
     return dark

@@ -1,15 +1,24 @@
-"""The plain implementation: every primitive as a list of surface pieces, all of them cast.
+"""The plain implementation: every geom as a list of surface pieces, all of them cast.
 
 Dimension letters: G geoms, R rays. Slow, exact to float32, and written with other
 formulas than `primitives`: a box is six rectangles, a cylinder a tube and two discs, a
-capsule a tube and two balls. A piece is met where the ray crosses it against its outward
+capsule a tube and two balls, a mesh its triangles. A piece is met where the ray crosses it against its outward
 normal. Distances are in units of the ray's direction, lengths in metres.
 """
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from soler1_jax.kernels.raycast.shapes import FAR, NEAR, Geoms, Hits, Rays, exists
+from soler1_jax.kernels.raycast.shapes import (
+    FAR,
+    NEAR,
+    Geoms,
+    GeomType,
+    Hits,
+    Rays,
+    exists,
+    meshes_by_geom,
+)
 
 Array = jax.Array
 Piece = tuple[Array, Array]  # distance [R], inf for a miss; outward normal [3, R]
@@ -65,6 +74,23 @@ def _ball(origin: Array, ray: Array, at: Array, radii: Array) -> Piece:
     return distance, normal
 
 
+def _triangle(origin: Array, ray: Array, corners: Array) -> Piece:
+    """Cast against a triangle (Moeller and Trumbore 1997)."""
+    first, second = corners[1] - corners[0], corners[2] - corners[0]
+    across = jnp.cross(ray, second[:, None], axis=0)
+    determinant = first @ across
+    start = origin - corners[0][:, None]
+    one = jnp.sum(start * across, axis=0) / determinant
+    turned = jnp.cross(start, first[:, None], axis=0)
+    two = jnp.sum(ray * turned, axis=0) / determinant
+    distance = second @ turned / determinant
+    normal = jnp.cross(first, second)
+    normal = normal / jnp.linalg.norm(normal)
+    met = (one >= 0) & (two >= 0) & (one + two <= 1) & (normal @ ray < 0)
+    normals = jnp.broadcast_to(normal[:, None], ray.shape)
+    return jnp.where(met, distance, jnp.inf), normals
+
+
 def _pieces(kind: int, size: Array, origin: Array, ray: Array) -> list[Piece]:
     radius, half_length = size[0], size[1]
     if kind == 0:
@@ -105,6 +131,14 @@ def _inside(kind: int, size: Array, origin: Array) -> Array:
     return jnp.all(jnp.abs(origin) < size[:, None], axis=0)
 
 
+def _first(distance: Array, normal: Array, nearest: float) -> Piece:
+    """Return the first that is met of pieces, distances [N, R] and normals [N, 3, R]."""
+    distance = jnp.where(distance >= nearest, distance, jnp.inf)
+    first = jnp.argmin(distance, axis=0)
+    chosen = jnp.take_along_axis(normal, first[None, None], axis=0)[0]
+    return jnp.min(distance, axis=0), chosen
+
+
 def cast_all(
     geom_types: tuple[int, ...],
     geoms: Geoms,
@@ -125,7 +159,8 @@ def cast_all(
     size = jnp.where(present[:, None], geoms.size, 1.0)
     distances = [None] * len(geom_types)
     outward = [None] * len(geom_types)
-    for kind in set(geom_types):
+    meshes = meshes_by_geom(geom_types, geoms)
+    for kind in set(geom_types) - {GeomType.MESH}:
         members = np.flatnonzero(np.equal(geom_types, kind))
 
         def one(
@@ -133,17 +168,21 @@ def cast_all(
         ) -> Piece:
             origin = rotation.T @ (origins - position[:, None])
             pieces = _pieces(kind, size, origin, rotation.T @ directions)
-            distance = jnp.stack([piece[0] for piece in pieces])
-            normal = jnp.stack([piece[1] for piece in pieces])
-            distance = jnp.where(distance >= nearest, distance, jnp.inf)
+            stacked = (jnp.stack(part) for part in zip(*pieces, strict=True))
+            distance, normal = _first(*stacked, nearest)
             distance = jnp.where(_inside(kind, size, origin), jnp.inf, distance)
-            first = jnp.argmin(distance, axis=0)
-            chosen = jnp.take_along_axis(normal, first[None, None], axis=0)[0]
-            return jnp.min(distance, axis=0), rotation @ chosen
+            return distance, rotation @ normal
 
         poses = (geoms.rotation[members], geoms.position[members], size[members])
         for index, *found in zip(members, *jax.vmap(one)(*poses), strict=True):
             distances[index], outward[index] = found
+    for index, corners in meshes.items():
+        rotation, position = geoms.rotation[index], geoms.position[index]
+        origin = rotation.T @ (origins - position[:, None])
+        ray = rotation.T @ directions
+        pieces = jax.vmap(_triangle, (None, None, 0))(origin, ray, corners)
+        distances[index], normal = _first(*pieces, nearest)
+        outward[index] = rotation @ normal
     distance = jnp.where(present[:, None], jnp.stack(distances), jnp.inf)
     return distance, jnp.stack(outward)
 

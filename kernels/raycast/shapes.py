@@ -1,6 +1,6 @@
-"""The data of the ray caster: primitives of one world, and what rays meet.
+"""The data of the ray caster: geoms of one world, and what rays meet.
 
-Dimension letters: G geoms, R rays. Lengths are metres, vectors are in the world frame.
+Dimension letters: G geoms, F triangles of a mesh, R rays. Lengths are metres, vectors are in the world frame.
 """
 
 import enum
@@ -13,7 +13,7 @@ Array = jax.Array
 
 
 class GeomType(enum.IntEnum):
-    """The primitives that can be cast, numbered as MuJoCo's mjtGeom."""
+    """The geoms that can be cast, numbered as MuJoCo's mjtGeom."""
 
     PLANE = 0
     SPHERE = 2
@@ -21,6 +21,7 @@ class GeomType(enum.IntEnum):
     ELLIPSOID = 4
     CYLINDER = 5
     BOX = 6
+    MESH = 7
 
 
 SIZES = {
@@ -30,12 +31,13 @@ SIZES = {
     GeomType.ELLIPSOID: 3,
     GeomType.CYLINDER: 2,
     GeomType.BOX: 3,
+    GeomType.MESH: 0,
 }
 """How many entries of `Geoms.size` must be positive for a geom of a type to exist."""
 
 
 class Geoms(NamedTuple):
-    """Primitives of one world. Their types travel beside them as static ints.
+    """Geoms of one world. Their types travel beside them as static ints.
 
     Attributes:
       position: float32 [G, 3], metres.
@@ -43,6 +45,8 @@ class Geoms(NamedTuple):
       size: float32 [G, 3], metres, with MuJoCo's meaning (radius; half extents).
       rgba: float32 [G, 4] in [0, 1]; not used by the casts.
       visible: bool [G]; a geom that is not visible is hit by nothing and shades nothing.
+      meshes: for each geom of type MESH, in order, its triangles' corners in the geom's
+        frame, float32 [F, 3, 3], metres, counterclockwise as seen from outside.
     """
 
     position: Array
@@ -50,6 +54,7 @@ class Geoms(NamedTuple):
     size: Array
     rgba: Array
     visible: Array
+    meshes: tuple[Array, ...] = ()
 
 
 class Rays(NamedTuple):
@@ -99,3 +104,9 @@ def exists(geom_types: tuple[int, ...], geoms: Geoms) -> Array:
     needed = jnp.array([SIZES[GeomType(kind)] for kind in geom_types])
     sized = (geoms.size > 0) | (jnp.arange(3) >= needed[:, None])
     return geoms.visible & jnp.all(sized, axis=-1)
+
+
+def meshes_by_geom(geom_types: tuple[int, ...], geoms: Geoms) -> dict[int, Array]:
+    """Return the triangles of each mesh by its geom's index."""
+    members = [i for i, kind in enumerate(geom_types) if kind == GeomType.MESH]
+    return dict(zip(members, geoms.meshes, strict=True))

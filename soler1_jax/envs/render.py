@@ -1,4 +1,4 @@
-"""Pictures of MuJoCo scenes of primitives, by ray casting inside jit.
+"""Pictures of MuJoCo scenes of primitives and small meshes, by ray casting inside jit.
 
 Dimension letters: G geoms, H and W picture height and width. Lengths are metres, vectors
 are in the world frame. Every function takes one world; use `jax.vmap` over worlds.
@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from soler1_jax.common.errors import UserError
 from soler1_jax.envs.engine import mjx
@@ -71,15 +72,15 @@ def types_of(model: mjx.Model) -> tuple[int, ...]:
     """Return the geom types of a model as the static tuple that `render` takes.
 
     Raises:
-      UserError: a geom is neither a plane nor a sphere, capsule, ellipsoid, cylinder or
-        box.
+      UserError: a geom is neither a plane nor a sphere, capsule, ellipsoid, cylinder,
+        box or mesh.
     """
     types = tuple(int(kind) for kind in model.geom_type)
     known = {int(kind) for kind in GeomType}
     for index, kind in enumerate(types):
         if kind not in known:
             raise UserError(
-                "only primitive geoms can be rendered; "
+                "only primitive geoms and meshes can be rendered; "
                 f"geom {index} has MuJoCo's geom type {kind}; "
                 "replace it by primitives that fit it"
             )
@@ -103,7 +104,20 @@ def geoms_of(model: mjx.Model, data: mjx.Data, visible: Array | None = None) -> 
         visible=jnp.asarray(model.geom_rgba)[..., 3] > 0
         if visible is None
         else visible,
+        meshes=_meshes_of(model),
     )
+
+
+def _meshes_of(model: mjx.Model) -> tuple[np.ndarray, ...]:
+    """Return the triangles of each mesh geom, float32 [F, 3, 3], in its frame."""
+    corners = []
+    ends = np.append(model.mesh_faceadr[1:], len(model.mesh_face))
+    for kind, mesh in zip(model.geom_type, model.geom_dataid, strict=True):
+        if kind == GeomType.MESH:
+            faces = model.mesh_face[model.mesh_faceadr[mesh] : ends[mesh]]
+            vertices = np.asarray(model.mesh_vert, np.float32)
+            corners.append(vertices[model.mesh_vertadr[mesh] + faces])
+    return tuple(corners)
 
 
 def rays_of(camera: Camera, height: int, width: int) -> Rays:
@@ -133,6 +147,7 @@ def render(
     width: int,
     shadows: bool = True,
     checker: float = 0.0,
+    implementation: str | None = None,
 ) -> RenderedImage:
     """Return colour, depth and segmentation of one view of one world.
 
@@ -145,16 +160,18 @@ def render(
       width: columns, pixels.
       shadows: whether geoms (planes apart) keep the light from each other.
       checker: side in metres of the squares, alternately darker, on planes; 0: plain.
+      implementation: of the ray casts, see `raycast.cast`.
 
     Raises:
-      ValueError: unknown geom type.
+      ValueError: unknown geom type or implementation.
     """
     rays = rays_of(camera, height, width)
     to_light = -light.direction / jnp.linalg.norm(light.direction)
-    hits = raycast.cast(geom_types, geoms, rays, to_light)
+    chosen = {"implementation": implementation}
+    hits = raycast.cast(geom_types, geoms, rays, to_light, **chosen)
     lit = hits.cosine
     if shadows:
-        dark = raycast.occluded(geom_types, geoms, rays, hits, to_light)
+        dark = raycast.occluded(geom_types, geoms, rays, hits, to_light, **chosen)
         lit = jnp.where(dark, 0.0, lit)
     shades = _checker(geom_types, rays, hits, checker) if checker > 0 else None
     rgb = _colours(geoms.rgba, hits.geom, lit, shades, light)

@@ -1,4 +1,4 @@
-"""Whole scenes: MuJoCo's own ray casting, the two implementations, and what is hidden."""
+"""Whole scenes: MuJoCo's own ray casting, the implementations, and what is hidden."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ import pytest
 from soler1_jax.kernels.raycast import api, reference
 from soler1_jax.kernels.raycast.shapes import GeomType
 
-IMPLEMENTATIONS = ["xla", "reference"]
+IMPLEMENTATIONS = ["xla", "interpret", "reference"]
 cast = jax.jit(api.cast, static_argnames=("geom_types", "implementation"))
 occluded = jax.jit(api.occluded, static_argnames=("geom_types", "implementation"))
 
@@ -86,25 +86,23 @@ def test_shadows_agree_with_mujoco(scene, seed, implementation):
     assert np.mean(dark[lit_side] == expected[lit_side]) > 0.99
 
 
+@pytest.mark.parametrize("name", ["xla", "interpret"])
 @pytest.mark.parametrize(("count", "only"), [(15, None), (40, GeomType.SPHERE)])
-def test_implementations_agree(scene, count, only):
+def test_implementations_agree(scene, count, only, name):
     world = scene(7, count=count, only=only)
     light = jnp.asarray(world.light, jnp.float32)
-    fast, plain = (
-        cast(world.types, world.geoms, world.rays, light, implementation=name)
-        for name in IMPLEMENTATIONS
-    )
+    common = (world.types, world.geoms, world.rays)
+    fast = cast(*common, light, implementation=name)
+    plain = cast(*common, light, implementation="reference")
     same = np.asarray(fast.geom == plain.geom)
     assert same.mean() > 0.998
-    np.testing.assert_allclose(fast.distance[same], plain.distance[same], rtol=2e-4)
-    np.testing.assert_allclose(fast.cosine[same], plain.cosine[same], atol=8e-3)
+    # the kernel's precision is float32's, packed keys have fewer bits
+    distance, cosine = (2e-4, 8e-3) if name == "xla" else (3e-5, 2e-3)
+    np.testing.assert_allclose(fast.distance[same], plain.distance[same], rtol=distance)
+    np.testing.assert_allclose(fast.cosine[same], plain.cosine[same], atol=cosine)
     shade = [
-        np.asarray(
-            occluded(
-                world.types, world.geoms, world.rays, plain, light, implementation=name
-            )
-        )
-        for name in IMPLEMENTATIONS
+        np.asarray(occluded(*common, plain, light, implementation=each))
+        for each in (name, "reference")
     ]
     lit = np.asarray(plain.cosine) > 0.02
     assert np.mean(shade[0][lit] == shade[1][lit]) > 0.998
@@ -175,7 +173,7 @@ def test_worlds_in_a_batch_do_not_mix(scene):
 def test_what_cannot_be_cast_is_refused(scene):
     world = scene(1)
     light = jnp.asarray(world.light, jnp.float32)
-    with pytest.raises(ValueError, match="geom 1 has type 7"):
-        api.cast((0, 7), world.geoms, world.rays, light)
+    with pytest.raises(ValueError, match="geom 1 has type 1"):
+        api.cast((0, 1), world.geoms, world.rays, light)
     with pytest.raises(ValueError, match="implementation"):
         api.cast(world.types, world.geoms, world.rays, light, implementation="fast")
