@@ -101,6 +101,16 @@ def is_released(folder: Path) -> bool:
     return is_converted(folder) or any(folder.glob("*.safetensors"))
 
 
+def has_heads(folder: Path) -> bool:
+    """Whether a released checkpoint, as released or converted, has read-out heads."""
+    from soler1_jax.checkpoints.converted import is_converted, read_about
+    from soler1_jax.checkpoints.hf_weights import read_config
+
+    if is_converted(folder):
+        return read_about(folder).heads is not None
+    return read_config(folder).heads is not None
+
+
 def load_parts(spec: str) -> tuple[ModelConfig, Params, Tokenizer]:
     """The configuration, weights and tokenizer of a rewarder that is a model.
 
