@@ -18,6 +18,10 @@ from soler1_jax.model.rope import rotate
 MASKED = -1e30
 
 
+# Scores that are held at once, numbers; 64 MB.
+MOST_SCORES = 1 << 24
+
+
 class LayerCache(NamedTuple):
     """Keys and values of one layer, [B, g, C, d]."""
 
@@ -44,6 +48,9 @@ def attend(
 ) -> jax.Array:
     """Softmax attention with grouped heads.
 
+    Where there would be more than `MOST_SCORES` scores, queries take turns, so that
+    memory grows with T + C and not with T * C.
+
     Args:
       query: [B, T, h, d].
       keys, values: [B, g, C, d]; g divides h.
@@ -55,6 +62,32 @@ def attend(
     Returns:
       [B, T, h, d] in query's dtype.
     """
+    batch, length, heads, size = query.shape
+    rows = max(1, MOST_SCORES // (batch * heads * keys.shape[2]))
+    if length <= rows:
+        return _attend_all(query, keys, values, mask, divisor, cap)
+    if mask is not None:
+        mask = jnp.broadcast_to(mask, (batch, length, keys.shape[2]))
+
+    # Recomputed in the backward pass, which would keep all scores otherwise.
+    @jax.checkpoint
+    def one(row: tuple[jax.Array, jax.Array | None]) -> jax.Array:
+        q, m = jax.tree.map(lambda x: x[:, None], row)
+        return _attend_all(q, keys, values, m, divisor, cap)[:, 0]
+
+    by_query = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), (query, mask))
+    return jnp.swapaxes(jax.lax.map(one, by_query, batch_size=rows), 0, 1)
+
+
+def _attend_all(
+    query: jax.Array,
+    keys: jax.Array,
+    values: jax.Array,
+    mask: jax.Array | None,
+    divisor: float | None,
+    cap: float | None,
+) -> jax.Array:
+    """`attend` with all scores at once."""
     batch, length, heads, size = query.shape
     groups = keys.shape[1]
     grouped = query.reshape(batch, length, groups, heads // groups, size)
