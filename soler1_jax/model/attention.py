@@ -20,6 +20,8 @@ MASKED = -1e30
 
 # Scores that are held at once, numbers; 64 MB.
 MOST_SCORES = 1 << 24
+# Sequences with fewer keys are not cut: with many scores, it is their batch that is large.
+LONG = 2048
 
 
 class LayerCache(NamedTuple):
@@ -48,8 +50,8 @@ def attend(
 ) -> jax.Array:
     """Softmax attention with grouped heads.
 
-    Where there would be more than `MOST_SCORES` scores, queries take turns, so that
-    memory grows with T + C and not with T * C.
+    Where sequences are long and there would be more than `MOST_SCORES` scores, queries
+    take turns, so that memory grows with T + C and not with T * C.
 
     Args:
       query: [B, T, h, d].
@@ -64,7 +66,7 @@ def attend(
     """
     batch, length, heads, size = query.shape
     rows = max(1, MOST_SCORES // (batch * heads * keys.shape[2]))
-    if length <= rows:
+    if length <= rows or keys.shape[2] < LONG:
         return _attend_all(query, keys, values, mask, divisor, cap)
     if mask is not None:
         mask = jnp.broadcast_to(mask, (batch, length, keys.shape[2]))

@@ -29,6 +29,7 @@ def test_taking_turns_changes_nothing(monkeypatch, masked, length):
     step = jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True)
     (_, whole), gradients = step(query, key, value)
     # 16 queries at once.
+    monkeypatch.setattr(attention, "LONG", 33)
     monkeypatch.setattr(attention, "MOST_SCORES", 16 * 2 * 4 * 33)
     (_, turns), others = step(query, key, value)
     np.testing.assert_allclose(turns, whole, atol=2e-6)
