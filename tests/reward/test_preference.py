@@ -37,8 +37,11 @@ def test_both_clips_are_read_in_their_order(vlm):
     first, second = (rng.integers(0, 256, (n, 40, 70, 3), np.uint8) for n in (5, 2))
     said = prefer(vlm, "lift it", first, second, WatchSettings(frames=3))
     # The prompt by hand: three frames of the first clip, two of the second.
+    picture = robometer.picture_config(vlm)
+    rows, grids = image_patches([*first[[0, 2, 4]], *second], picture)
+    pads = "<|image_pad|>" * (int(grids[0].prod()) // picture.merge_size**2)
     marker = robometer.MARKER
-    slot = "<|vision_start|>" + "<|image_pad|>" * 2 + "<|vision_end|>" + marker
+    slot = "<|vision_start|>" + pads + "<|vision_end|>" + marker
     slots = [f"Picture {n}: {slot}" for n in range(1, 6)]
     text = (
         "<|im_start|>user\nlift it: "
@@ -47,8 +50,6 @@ def test_both_clips_are_read_in_their_order(vlm):
         + "".join(slots[3:])
         + "?<|pref_token|><|im_end|>\n"
     )
-    picture = robometer.picture_config(vlm)
-    rows, grids = image_patches([*first[[0, 2, 4]], *second], picture)
     ids = np.array([vlm.tokenizer.encode(text)])
     prompt, patches = make_prompt(
         vlm.config, ids, pixel_values=rows, image_grid_thw=grids
