@@ -7,7 +7,12 @@ from typing import Any
 from soler1_jax.checkpoints.converted import ABOUT
 from soler1_jax.checkpoints.hf_config import CONFIG, read_hf_json
 from soler1_jax.common.run import write_json
-from soler1_jax.tokenizers.wording import WORDING, Wording, read_wording, wording_bytes
+from soler1_jax.tokenizers.wording import (
+    WORDING,
+    AnyWording,
+    read_wording,
+    wording_bytes,
+)
 
 # Not copied along: weights of any kind, and what is written anew.
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack")
@@ -28,7 +33,7 @@ def companions(source: Path) -> list[Path]:
     )
 
 
-def stored_wording(source: Path, given: Wording | None = None) -> Wording | None:
+def stored_wording(source: Path, given: AnyWording | None = None) -> AnyWording | None:
     """The words that are given, or else those of a folder, or else None.
 
     Raises:
@@ -40,7 +45,7 @@ def stored_wording(source: Path, given: Wording | None = None) -> Wording | None
 
 
 def write_companions(
-    source: Path, folder: Path, dtype: str | None, wording: Wording | None
+    source: Path, folder: Path, dtype: str | None, wording: AnyWording | None
 ) -> None:
     """Writes everything but the weights.
 

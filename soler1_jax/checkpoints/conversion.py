@@ -10,7 +10,7 @@ import numpy as np
 
 from soler1_jax.checkpoints.orbax_arrays import PIECE_BYTES
 from soler1_jax.common.errors import UserError
-from soler1_jax.tokenizers.wording import Wording
+from soler1_jax.tokenizers.wording import AnyWording
 
 SHARD_BYTES = 5_000_000_000
 """The most that a safetensors file holds, as in the released checkpoints."""
@@ -34,7 +34,7 @@ class Options:
     to: Literal["orbax", "hf"] = "orbax"
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     shard_bytes: int = SHARD_BYTES
-    wording: Wording | None = None
+    wording: AnyWording | None = None
     piece_bytes: int = PIECE_BYTES
 
 

@@ -17,13 +17,14 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from soler1_jax.checkpoints.hf_config import from_hf, read_hf_json
+from soler1_jax.checkpoints.hf_config import read_hf_json
+from soler1_jax.checkpoints.hf_heads import with_heads
 from soler1_jax.checkpoints.orbax_arrays import check_arrays, read_arrays
 from soler1_jax.checkpoints.placement import placed, require_dtype
 from soler1_jax.checkpoints.safetensors_files import DTYPES
 from soler1_jax.common.errors import UserError
 from soler1_jax.common.run import write_json
-from soler1_jax.model.config import ModelConfig
+from soler1_jax.model.config import HeadsConfig, ModelConfig
 from soler1_jax.model.functional import Params
 
 FORMAT = 1
@@ -41,6 +42,8 @@ class About:
         where it is not that of its parameter.
       names: released name of a tensor -> what that checkpoint calls it, where it differs.
       head_twice: whether that checkpoint is tied and stored its embeddings as head too.
+      heads: fields of its read-out heads, a `HeadsConfig`; None for none.
+      word_head: False for a checkpoint with such heads and no head over words.
     """
 
     source: str
@@ -48,6 +51,8 @@ class About:
     dtypes: Mapping[str, str] = dataclasses.field(default_factory=dict)
     names: Mapping[str, str] = dataclasses.field(default_factory=dict)
     head_twice: bool = False
+    heads: Mapping[str, Any] | None = None
+    word_head: bool = True
 
     def changed(self, folder: Path) -> str | None:
         """Names a file that is missing or has another length; None if there is none."""
@@ -93,8 +98,14 @@ def checked_folder(folder: Path, dtype: str = "bfloat16") -> tuple[ModelConfig, 
     Raises:
       UserError: a file or an array is missing, left over or of another size.
     """
-    config = from_hf(read_hf_json(folder), name=folder.resolve().name, dtype=dtype)
     about = read_about(folder)
+    config = with_heads(
+        read_hf_json(folder),
+        None if about.heads is None else HeadsConfig(**about.heads),
+        word_head=about.word_head,
+        name=folder.resolve().name,
+        dtype=dtype,
+    )
     if changed := about.changed(folder):
         raise UserError(
             f"a converted model must be as it was written; {folder / changed} is "
@@ -119,6 +130,8 @@ def read_about(folder: Path) -> About:
         if not all(isinstance(name, str) for name in about.names.values()):
             raise TypeError(about.names)
         dict(about.files)
+        if about.heads is not None:
+            HeadsConfig(**about.heads)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"{folder / ABOUT} is not as it was written; convert the model again"

@@ -128,6 +128,7 @@ def check_parts(config: ModelConfig) -> None:
         "frame roles": bool(config.frame_roles),
         "a value head": bool(config.bin_count),
         "a state head": bool(config.state_size),
+        "read-out heads": config.heads is not None,
         "a causal prefix": text.prefix_attention != "bidirectional",
         "multimodal positions": text.mrope_section is not None,
         "another decoder": text.activation != "gelu"

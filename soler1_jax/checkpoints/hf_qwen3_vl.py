@@ -23,8 +23,12 @@ CONV_HAS_TIME = True
 # Frames given as pixels and not as patches are square, and so many tokens wide: 384
 # pixels at the released patch size.
 _FRAME_TOKENS = 12
+# Classes that read the files.
+_PLAIN, _WITH_HEADS = "Qwen3VLForConditionalGeneration", "RBM"
 # What transformers assumes where the file is silent.
 _VISION_THETA = 1e4
+# Places of the layers in a head; between them are a GELU and a dropout.
+_HEAD_PARTS = {"fc1": "0", "norm": "1", "fc2": "4"}
 # What only the other family's decoder has.
 _GEMMA = (
     "activation",
@@ -78,7 +82,7 @@ def to_hf(config: ModelConfig, base: Mapping[str, Any] | None = None) -> dict[st
     stale = {**data.get("text_config", {})}
     stale.pop("rope_parameters", None)
     data |= {
-        "architectures": ["Qwen3VLForConditionalGeneration"],
+        "architectures": [_WITH_HEADS if config.heads else _PLAIN],
         "model_type": MODEL_TYPE,
         "tie_word_embeddings": text.tie_embeddings,
         "image_token_id": media.image,
@@ -159,6 +163,10 @@ def module_names(path: Sequence[str]) -> tuple[str, ...]:
     match path:
         case ["lm_head"]:
             found = path
+        case ["heads", "frame_pool_attn"]:
+            found = path[1:]
+        case ["heads", head, part]:
+            found = [head, _HEAD_PARTS[part]]
         case ["embed_tokens"]:
             found = ["model", "language_model", *path]
         case ["visual", "blocks", "blocks", *rest]:
@@ -174,7 +182,12 @@ def module_names(path: Sequence[str]) -> tuple[str, ...]:
 
 
 def canonical(name: str) -> str:
-    """The name of a tensor here, from that in a file; they are the same."""
+    """The name of a tensor here, from that in a file.
+
+    Writers that wrap the whole released model put one more `model.` before its names.
+    """
+    if name.startswith(("model.model.", f"model.{HEAD}")):
+        return name.removeprefix("model.")
     return name
 
 

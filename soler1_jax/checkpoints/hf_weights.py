@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from soler1_jax.checkpoints import hf_names
 from soler1_jax.checkpoints.hf_config import family_of, from_hf, read_hf_json
+from soler1_jax.checkpoints.hf_heads import find_heads, with_heads
 from soler1_jax.checkpoints.hf_names import Tensor, tensors
 from soler1_jax.checkpoints.placement import placed, require_dtype
 from soler1_jax.checkpoints.safetensors_files import (
@@ -44,12 +45,33 @@ def load_hf(
     """
     require_dtype(dtype)
     folder = Path(folder)
-    config = from_hf(read_hf_json(folder), name=folder.resolve().name, dtype=dtype)
+    config = read_config(folder, dtype)
     stored = checked_tensors(folder, config)
     loader = Loader(config, dtype)
     for tensor in tensors(config):
         loader.put(tensor, stored[tensor.name].read())
     return config, loader.params(mesh)
+
+
+def read_config(folder: Path, dtype: str = "bfloat16") -> ModelConfig:
+    """Reads a checkpoint's configuration, with the read-out heads that it stores.
+
+    Raises:
+      UserError: a file is missing or damaged, or the model is of no family we know.
+    """
+    data, name = read_hf_json(folder), folder.resolve().name
+    family = family_of(from_hf(data))
+    shapes = {
+        family.canonical(tensor.name): tensor.shape
+        for tensor in locate_tensors(folder).values()
+    }
+    return with_heads(
+        data,
+        find_heads(shapes),
+        word_head=family.HEAD in shapes,
+        name=name,
+        dtype=dtype,
+    )
 
 
 def checked_tensors(folder: Path, config: ModelConfig) -> dict[str, StoredTensor]:

@@ -14,9 +14,15 @@ import numpy as np
 from soler1_jax.checkpoints import hf_names
 from soler1_jax.checkpoints.companions import stored_wording, write_companions
 from soler1_jax.checkpoints.conversion import cast
-from soler1_jax.checkpoints.converted import WEIGHTS, write_about
-from soler1_jax.checkpoints.hf_config import from_hf, read_hf_json
+from soler1_jax.checkpoints.converted import (
+    WEIGHTS,
+    checked_folder,
+    is_converted,
+    write_about,
+)
+from soler1_jax.checkpoints.hf_heads import head_fields
 from soler1_jax.checkpoints.hf_names import Tensor
+from soler1_jax.checkpoints.hf_weights import read_config
 from soler1_jax.checkpoints.new_folder import new_folder
 from soler1_jax.checkpoints.orbax_arrays import (
     PIECE_BYTES,
@@ -51,7 +57,7 @@ def save_tuned(
         not fit the dtype, the folder is not empty, or the disk is full.
     """
     folder, base = Path(folder).absolute(), Path(base)
-    config = from_hf(read_hf_json(base))
+    config = checked_folder(base)[0] if is_converted(base) else read_config(base)
     leaves = _checked(Functional(config).shapes(), params, base)
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise UserError(
@@ -69,7 +75,8 @@ def save_tuned(
         require_space(fresh, size * kind.itemsize)
         write_companions(base, fresh, dtype, wording)
         write_arrays(fresh / WEIGHTS, sources)
-        write_about(fresh, source="trained")
+        untied = not config.text.tie_embeddings
+        write_about(fresh, source="trained", **head_fields(config, untied))
 
 
 def _checked(shapes: Params, params: Params, base: Path) -> dict[hf_names.Path, Any]:

@@ -16,9 +16,10 @@ from soler1_jax.checkpoints.conversion import (
     target_dtype,
 )
 from soler1_jax.checkpoints.converted import WEIGHTS
-from soler1_jax.checkpoints.hf_config import CONFIG, family_of, from_hf, read_hf_json
+from soler1_jax.checkpoints.hf_config import CONFIG, family_of
+from soler1_jax.checkpoints.hf_heads import head_fields
 from soler1_jax.checkpoints.hf_names import Tensor, Transform
-from soler1_jax.checkpoints.hf_weights import checked_tensors
+from soler1_jax.checkpoints.hf_weights import checked_tensors, read_config
 from soler1_jax.checkpoints.orbax_arrays import (
     Index,
     PieceSource,
@@ -33,7 +34,7 @@ Stored = dict[str, StoredTensor]
 
 def plan_orbax(folder: Path, options: Options) -> Plan:
     """Checks a Hugging Face folder; see `checked_tensors` for the errors."""
-    config = from_hf(read_hf_json(folder))
+    config = read_config(folder)
     family = family_of(config)
     stored = checked_tensors(folder, config)
     groups = hf_names.by_parameter(config)
@@ -65,6 +66,7 @@ def plan_orbax(folder: Path, options: Options) -> Plan:
             "dtypes": {} if options.dtype else others,
             "names": {n: s.name for n, s in stored.items() if s.name != n},
             "head_twice": twice,
+            **head_fields(config, family.HEAD in stored),
         },
         write=write,
     )

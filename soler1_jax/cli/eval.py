@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from soler1_jax.cli import eval_attack
+from soler1_jax.cli.asking import Readout
 from soler1_jax.cli.eval_attack import Attack
 
 
@@ -49,9 +50,9 @@ class Videos:
     out: Path
     """Run folder: result.json and report.html."""
     rewarder: str = "nano"
-    """nano, a model's folder, random or time."""
-    readout: Literal["greedy", "sampled", "expected", "glance"] = "glance"
-    """How a model's progress is read."""
+    """nano, a model's folder, that of a released Qwen3-VL rewarder, random or time."""
+    readout: Readout | None = None
+    """How a model's progress is read, see `soler1 reward`."""
     views: str = "both-split"
     """How a frame holds the cameras: external, wrist, or both-split."""
     count: int = 10
@@ -271,16 +272,16 @@ def _print_edits(split: str, figures: dict[str, Any]) -> None:
 
 
 def _videos(args: Videos) -> None:
+    from soler1_jax.cli.asking import video_rewarder
     from soler1_jax.common.errors import require_non_negative
     from soler1_jax.common.run import Run, command_line
     from soler1_jax.evals.realvideo import evaluate_folder
-    from soler1_jax.reward.load import load_rewarder
-    from soler1_jax.reward.vlm import VLMSettings
     from soler1_jax.viz.report import write_report
 
     require_non_negative("seed", args.seed)
     began = time.monotonic()
-    rewarder = load_rewarder(args.rewarder, VLMSettings(readout=args.readout))
+    view = "both" if args.views == "both-split" else args.views
+    rewarder = video_rewarder(args.rewarder, args.readout, view)
     run = Run(args.out, "eval videos", args)
     result, scores = evaluate_folder(
         rewarder, args.folder, layout=args.views, count=args.count, seed=args.seed

@@ -1,17 +1,20 @@
 """Score the progress shown in videos: files, picture folders, .npy, .npz or .hdf5 arrays.
 
-The first frame is 0 by definition. The rewarder is asked at later frames, chosen by
+The first frame is 0 by definition, so a video of one frame is not asked about. The rewarder is asked at later frames, chosen by
 --count or --fps, and progress in between is interpolated. Each video gets a JSON file
 with progress, thoughts and timing, and an mp4 with the curve and thoughts drawn in.
+Videos are decoded as they are asked about, so their length does not matter.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
+
+from soler1_jax.cli.asking import Readout
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -19,7 +22,7 @@ class Args:
     """What `soler1 reward` scores."""
 
     videos: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Videos to score."""
+    """Videos to score; FILE::DATASET for one dataset of an HDF5 file."""
     task: str
     """The task in words, such as "lift the red cube"."""
     out: Path
@@ -27,9 +30,10 @@ class Args:
     rewarder: str = "nano"
     """nano, a model's folder, the folder of a released Qwen3-VL rewarder, random or
     time."""
-    readout: Literal["greedy", "sampled", "expected", "glance"] | None = None
+    readout: Readout | None = None
     """How a model's progress is read: glance by default, greedy for released models,
-    which can be sampled too."""
+    which can be sampled too, or asked by likelihood, how likely they find the answer
+    that the task is done. Models with read-out heads are read by these."""
     from_zero: bool = False
     """Ask a released model without the previous frame and progress."""
     views: str = "external"
@@ -58,14 +62,16 @@ _DEFAULT_FPS = 5.0
 
 def run(args: Args) -> None:
     """Scores every video; prints one line for each."""
+    from soler1_jax.cli.asking import video_rewarder
     from soler1_jax.common import compile_cache
     from soler1_jax.common.errors import (
         UserError,
         require_non_negative,
         require_positive,
     )
+    from soler1_jax.common.progress import Bar
     from soler1_jax.common.run import command_line, environment, write_json
-    from soler1_jax.data.video import open_video
+    from soler1_jax.data.video import open_video, sample
 
     if not args.videos:
         raise UserError("a video is needed; got none; give one or more paths")
@@ -80,12 +86,21 @@ def run(args: Args) -> None:
     names = _names(args.videos)
     opened = [open_video(path) for path in args.videos]
     wrists = [open_video(path) for path in args.wrist] or [None] * len(opened)
+    frames = _frames(args)
+    queries = sum(len(sample(v.count, v.fps, **frames)) - 1 for v in opened)
     compile_cache.enable()
-    rewarder = _rewarder(args)
+    both = args.wrist or args.views == "both-split"
+    rewarder = video_rewarder(
+        args.rewarder,
+        args.readout,
+        "both" if both else args.views,
+        from_zero=args.from_zero,
+    )
     rows: dict[str, Any] = {}
-    for start in range(0, len(opened), args.batch):
-        part = slice(start, start + args.batch)
-        rows |= _score(args, rewarder, opened[part], wrists[part], names[part])
+    with Bar("reward", queries, "queries") as bar:
+        for start in range(0, len(opened), args.batch):
+            part = slice(start, start + args.batch)
+            rows |= _score(args, rewarder, opened[part], wrists[part], names[part], bar)
     result = {"command": command_line(), "task": args.task, "rewarder": rewarder.name}
     write_json(
         args.out / "result.json",
@@ -93,36 +108,29 @@ def run(args: Args) -> None:
     )
 
 
-def _rewarder(args: Args) -> Any:
-    """The rewarder, asked as the videos and options allow."""
-    from soler1_jax.common.errors import UserError
-    from soler1_jax.reward.load import is_released, load_rewarder
-    from soler1_jax.reward.vlm import VLMSettings
+def _frames(args: Args) -> dict[str, Any]:
+    """Which frames are shown: arguments of `data.video.sample`."""
+    count = args.count
+    if args.fps is None and count is None:
+        count = _DEFAULT_COUNT
+    return {"fps": args.fps, "count": count}
 
-    if not is_released(Path(args.rewarder)):
-        if args.from_zero:
-            raise UserError(
-                "released models alone can be asked from zero; got --rewarder "
-                f"{args.rewarder}; leave --from-zero out"
+
+def _warn(args: Args, videos: list[Any], wrists: list[Any]) -> None:
+    """Says on standard error what may not be as the user thinks."""
+    import sys
+
+    from soler1_jax.evals.clips import doubts
+
+    for video, wrist in zip(videos, wrists, strict=True):
+        if video.count == 1:
+            print(
+                f"note: {video.path} has one frame, whose progress is 0 by definition; "
+                "nothing is asked about it",
+                file=sys.stderr,
             )
-        settings = VLMSettings(readout=args.readout or "glance")
-        return load_rewarder(args.rewarder, settings)
-    from soler1_jax.reward.sole import RELEASED_METHOD, SoleSettings
-    from soler1_jax.sampling.methods import GREEDY
-
-    methods = {None: GREEDY, "greedy": GREEDY, "sampled": RELEASED_METHOD}
-    if args.readout not in methods:
-        raise UserError(
-            "a released model's number is read from its text; got --readout "
-            f"{args.readout}; use greedy or sampled"
-        )
-    both = args.wrist or args.views == "both-split"
-    settings = SoleSettings(
-        views="external_and_wrist" if both else args.views,
-        from_zero=args.from_zero,
-        method=methods[args.readout],
-    )
-    return load_rewarder(args.rewarder, released=settings)
+        if found := doubts(video, args.views, wrist):
+            print(f"note: {found}", file=sys.stderr)
 
 
 def _names(paths: tuple[Path, ...]) -> list[str]:
@@ -142,13 +150,12 @@ def _score(
     videos: list[Any],
     wrists: list[Any],
     names: list[str],
+    bar: Any,
 ) -> dict[str, Any]:
     """Scores and draws videos; returns their entries in `result.json`."""
-    from soler1_jax.evals.realvideo import read_clip, score_clips
+    from soler1_jax.evals.clips import read_clip
+    from soler1_jax.evals.realvideo import score_clips
 
-    count = args.count
-    if args.fps is None and count is None:
-        count = _DEFAULT_COUNT
     clips = [
         read_clip(
             rewarder,
@@ -156,12 +163,17 @@ def _score(
             args.task,
             layout=args.views,
             wrist=wrist,
-            fps=args.fps,
-            count=count,
+            **_frames(args),
         )
         for video, wrist in zip(videos, wrists, strict=True)
     ]
-    scores = score_clips(rewarder, clips, seed=args.seed)
+    _warn(args, videos, wrists)
+    scores = score_clips(
+        rewarder,
+        clips,
+        seed=args.seed,
+        asked=lambda count: bar.update(bar.done + count),
+    )
     return {
         name: _write(args, video, score, name)
         for video, score, name in zip(videos, scores, names, strict=True)
@@ -182,9 +194,10 @@ def _write(args: Args, video: Any, score: Any, name: str) -> dict[str, Any]:
         overlay = Overlay(score.progress, score.indices, score.thoughts, args.task)
         path = args.out / f"{name}.mp4"
         write_mp4(path, draw(video.frames(), overlay), video.fps or _DEFAULT_FPS)
+    each = row["seconds_per_query"]
+    speed = "" if each is None else f", {1000 * each:.1f} ms each"
     print(
-        f"{video.path}: {len(score.seconds)} queries, "
-        f"{1000 * row['seconds_per_query']:.1f} ms each; progress at the end "
+        f"{video.path}: {len(score.seconds)} queries{speed}; progress at the end "
         f"{score.progress[-1]:.0f} %, highest {score.progress.max():.0f} %"
     )
     return {k: v for k, v in row.items() if k not in ("progress", "queries")} | {

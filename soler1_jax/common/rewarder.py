@@ -46,7 +46,9 @@ class Verdict:
     entropy: jax.Array  # float32 [B], nats, of `distribution`
     tokens: jax.Array  # int32 [B, S], thought and answer, 0 after the end
     parsed: jax.Array  # bool [B], whether the text held a number
-    logprob: jax.Array  # float32 [B], sum over the generated tokens
+    logprob: jax.Array  # float32 [B], sum over the tokens generated, or of the one read
+    # Probability that the task is done, float32 [B]; None from those that do not say.
+    success: jax.Array | None = None
 
 
 @flax.struct.dataclass
@@ -65,6 +67,10 @@ class Rewarder:
       score: (params, state, views, key, truth) -> (EpisodeState, Verdict).
       prepare: sentences -> TaskText; runs on the host.
       decode: int32 [S] tokens of one verdict -> text; runs on the host.
+      fit: frames of a video, uint8 [T, H, W, 3] of any size -> those that it is shown, on
+        the host; None for squares of `image_size` with black borders.
+      settle: state of one episode after `start`, and all Q verdicts on it -> progress
+        float32 [Q], for those whose progress depends on later queries; on the host.
     """
 
     params: Any
@@ -79,6 +85,12 @@ class Rewarder:
     prepare: Callable[[list[str]], TaskText] = flax.struct.field(pytree_node=False)
     decode: Callable[[Any], str] = flax.struct.field(pytree_node=False)
     dispensable: tuple[str, ...] = flax.struct.field(pytree_node=False, default=())
+    fit: Callable[[Any], Any] | None = flax.struct.field(
+        pytree_node=False, default=None
+    )
+    settle: Callable[[EpisodeState, Verdict], Any] | None = flax.struct.field(
+        pytree_node=False, default=None
+    )
 
 
 def certain_verdict(progress: jax.Array, token_count: int = 0) -> Verdict:

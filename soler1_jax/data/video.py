@@ -38,8 +38,8 @@ class Video:
     fps: float | None
     frames: Callable[[], Iterator[np.ndarray]]
 
-    def read(self, indices: np.ndarray) -> np.ndarray:
-        """Decodes chosen frames: uint8 [N, H, W, 3].
+    def pick(self, indices: np.ndarray) -> Iterator[np.ndarray]:
+        """Decodes chosen frames one after the other: uint8 [H, W, 3].
 
         Args:
           indices: ascending frame indices [N].
@@ -47,16 +47,21 @@ class Video:
         Raises:
           UserError: decoding stops before the last of them.
         """
-        wanted = set(int(i) for i in indices)
-        kept = {}
+        got = 0
+        wanted = iter(indices.tolist())
+        due = next(wanted, None)
         for t, frame in enumerate(self.frames()):
-            if t in wanted:
-                kept[t] = frame
-            if len(kept) == len(wanted):
-                break
-        if len(kept) < len(wanted):
-            raise _half_written(self.path, max(kept, default=-1) + 1, self.count)
-        return np.stack([kept[int(i)] for i in indices])
+            got = t + 1
+            while t == due:
+                yield frame
+                due = next(wanted, None)
+            if due is None:
+                return
+        raise _half_written(self.path, got, self.count)
+
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        """All of `pick` at once: uint8 [N, H, W, 3]."""
+        return np.stack(list(self.pick(indices)))
 
 
 def open_video(path: Path | str) -> Video:
@@ -64,12 +69,15 @@ def open_video(path: Path | str) -> Video:
 
     Pictures are ordered by the numbers in their names. Arrays are [T, H, W, 3], uint8
     or float in [0, 1], in a .npy, .npz or .hdf5 file; the last two hold them under
-    `frames`.
+    `frames`. Another dataset of an HDF5 file is named behind it, FILE::DATASET.
 
     Raises:
-      UserError: missing, unreadable, half-written, or fewer than two frames.
+      UserError: missing, unreadable, half-written, or without a frame.
     """
     path = Path(path)
+    name, _, dataset = str(path).partition("::")
+    if dataset and Path(name).suffix in HDF5 and Path(name).is_file():
+        return _with_frames(_open_hdf5(path, Path(name), dataset))
     if not path.exists():
         raise UserError(f"a video is needed; {path} does not exist; check the path")
     if path.is_dir():
@@ -79,13 +87,16 @@ def open_video(path: Path | str) -> Video:
     elif path.suffix in (".npy", ".npz"):
         video = _open_array(path)
     elif path.suffix in HDF5:
-        video = _open_hdf5(path)
+        video = _open_hdf5(path, path, "frames")
     else:
         video = _open_file(path)
-    if video.count < 2:
+    return _with_frames(video)
+
+
+def _with_frames(video: Video) -> Video:
+    if not video.count:
         raise UserError(
-            "progress needs a first and a later frame; "
-            f"{path} has {video.count} frame(s); give at least two"
+            f"a video must hold frames; {video.path} has none; record it again"
         )
     return video
 
@@ -109,7 +120,7 @@ def sample(
       count: frames to show, 2 or more; all if the video has fewer.
 
     Returns:
-      Ascending int64 [N], the first is 0, N >= 2.
+      Ascending int64 [N], the first is 0; N >= 2 unless there is one frame only.
 
     Raises:
       UserError: both or neither given, or a value out of range.
@@ -130,7 +141,7 @@ def sample(
     stride = max(1, round(source_fps / fps)) if source_fps else 1
     indices = np.arange(0, total, stride)
     # A video shorter than one stride still has an end to be judged.
-    return indices if len(indices) > 1 else np.array([0, total - 1])
+    return indices if len(indices) > 1 else np.unique([0, total - 1])
 
 
 def split_views(frames: np.ndarray, layout: str) -> dict[str, np.ndarray]:
@@ -154,7 +165,12 @@ def split_views(frames: np.ndarray, layout: str) -> dict[str, np.ndarray]:
         )
     if layout != "both-split":
         return {layout: frames}
-    half = frames.shape[-2] // 2
+    half, odd = divmod(frames.shape[-2], 2)
+    if odd:
+        raise UserError(
+            "two cameras side by side have equal halves; a frame is "
+            f"{frames.shape[-2]} pixels wide; crop it, or give --views external"
+        )
     return {
         "external": frames[..., :half, :],
         "wrist": frames[..., half : 2 * half, :],
@@ -306,27 +322,44 @@ def _open_array(path: Path) -> Video:
     return _array_video(path, array, functools.partial(_convert, array))
 
 
-def _open_hdf5(path: Path) -> Video:
+def _open_hdf5(path: Path, file_path: Path, name: str) -> Video:
+    """Opens a dataset of a file; `path` is what the user wrote."""
     import h5py
 
     try:
-        with h5py.File(path, "r") as file:
-            found = file.get("frames")
+        with h5py.File(file_path, "r") as file:
+            found = file.get(name)
             if not isinstance(found, h5py.Dataset):
                 raise UserError(
-                    f"an HDF5 video needs the dataset frames; {path} has "
-                    f"{', '.join(file) or 'none'}; save it under that name"
+                    f"an HDF5 video needs the dataset {name}; {file_path} has "
+                    f"{_listed(file)}; name one as {file_path.name}::DATASET"
                 )
-            return _array_video(path, found, functools.partial(_read_hdf5, path))
+            frames = functools.partial(_read_hdf5, file_path, name)
+            return _array_video(path, found, frames)
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise _unreadable(file_path, error) from error
 
 
-def _read_hdf5(path: Path) -> Iterator[np.ndarray]:
+def _listed(file: Any) -> str:
+    """The datasets of an HDF5 file that could be a camera's frames, or else all."""
+    every: dict[str, Any] = {}
+
+    def visit(name: str, item: Any) -> None:
+        if hasattr(item, "shape"):
+            every[name] = item.shape
+
+    file.visititems(visit)
+    cameras = [n for n, shape in every.items() if len(shape) == 4 and shape[-1] == 3]
+    names = cameras or list(every)
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return (", ".join(names[:8]) or "none") + more
+
+
+def _read_hdf5(path: Path, name: str) -> Iterator[np.ndarray]:
     import h5py
 
     with h5py.File(path, "r") as file:
-        yield from _convert(file["frames"])
+        yield from _convert(file[name])
 
 
 def _array_video(

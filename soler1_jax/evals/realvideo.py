@@ -14,7 +14,7 @@ A folder for `evaluate_folder` holds, for each video NAME.mp4:
 
 import functools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,10 +25,10 @@ from soler1_jax.common.errors import UserError
 from soler1_jax.common.progress import Bar
 from soler1_jax.common.rewarder import Rewarder, Verdict
 from soler1_jax.common.run import read_json
-from soler1_jax.data.video import Video, letterbox, open_video, sample, split_views
+from soler1_jax.data.video import Video, open_video
 from soler1_jax.evals import metrics
+from soler1_jax.evals.clips import Clip, read_clip
 from soler1_jax.evals.rewarder import statement_of
-from soler1_jax.evals.rollout import check_views
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".gif")
 SOLVED = 100.0
@@ -45,6 +45,8 @@ class VideoScore(NamedTuple):
     seconds: np.ndarray  # float64 [N - 1], wall time of each query, without compiling
     compile_seconds: float
     progress: np.ndarray  # float32 [T], interpolated to every frame
+    # What else was read at each query, name -> float32 [N - 1].
+    read: Mapping[str, np.ndarray] = {}
 
 
 def interpolate(indices: np.ndarray, answers: np.ndarray, total: int) -> np.ndarray:
@@ -52,110 +54,84 @@ def interpolate(indices: np.ndarray, answers: np.ndarray, total: int) -> np.ndar
     return np.interp(np.arange(total), indices, answers).astype(np.float32)
 
 
-class Clip(NamedTuple):
-    """The frames of one video that a rewarder is shown.
-
-    Attributes:
-      views: view -> uint8 [N, S, S, 3]; empty for rewarders that look at nothing.
-      indices: int64 [N], where they are in the video; the first is 0.
-      total: T, frames of the video.
-      sentence: the task in words.
-    """
-
-    views: dict[str, np.ndarray]
-    indices: np.ndarray
-    total: int
-    sentence: str
-
-
-def read_clip(
-    rewarder: Rewarder,
-    video: Video,
-    sentence: str,
-    *,
-    layout: str = "external",
-    wrist: Video | None = None,
-    fps: float | None = None,
-    count: int | None = None,
-) -> Clip:
-    """Reads what a rewarder is to be shown of a video.
-
-    Args:
-      rewarder: who will be asked; not one that needs the true progress.
-      video: from `open_video`.
-      sentence: the task in words.
-      layout: how frames hold the views, one of data/video.py's LAYOUTS.
-      wrist: the same episode as the wrist's camera saw it, if it is a file of its own.
-      fps: frames a second to show, or
-      count: number of frames to show, the first one included.
-
-    Raises:
-      UserError: an empty task, an unknown layout, a view that the rewarder needs and
-        the video lacks, an unreadable video, two views that differ in length.
-    """
-    if not sentence.strip():
-        raise UserError("a task in words is needed; got none; give --task 'lift it'")
-    if rewarder.uses_truth:
-        raise UserError(
-            f"a video has no true progress; rewarder {rewarder.name} needs it; "
-            "choose a rewarder that looks at pixels"
-        )
-    indices = sample(video.count, video.fps, fps, count)
-    views = split_views(video.read(indices), layout)
-    if wrist is not None:
-        if wrist.count != video.count:
-            raise UserError(
-                f"two views of one episode are equally long; {video.path} has "
-                f"{video.count} frames, {wrist.path} {wrist.count}; give the pair that "
-                "belongs together"
-            )
-        views["wrist"] = wrist.read(indices)
-    if rewarder.image_size:
-        views = {
-            view: letterbox(x, rewarder.image_size)
-            for view, x in views.items()
-            if view in rewarder.views
-        }
-    return Clip(check_views(rewarder, views), indices, video.count, sentence)
-
-
 def score_clips(
-    rewarder: Rewarder, clips: Sequence[Clip], *, seed: int = 0
+    rewarder: Rewarder,
+    clips: Sequence[Clip],
+    *,
+    seed: int = 0,
+    asked: Callable[[int], None] = lambda count: None,
 ) -> list[VideoScore]:
     """Asks a rewarder about several videos at once.
 
     Shorter clips are filled up with their last frame; what is said of that is dropped.
+    Clips with frames of another size are asked about after each other.
 
     Args:
       rewarder: what to ask.
       clips: of `read_clip`, all with the same views.
       seed: of the rewarder's sampling.
+      asked: called with the number of queries that have just been answered.
 
     Returns:
       A score for each. `seconds` are shared: those of the batch over its clips.
 
     Raises:
-      UserError: the clips have different views.
+      UserError: the clips have different views, or one of them breaks off.
     """
     if len({tuple(clip.views) for clip in clips}) > 1:
         raise UserError(
             "videos that are scored together have the same views; got "
             f"{', '.join(sorted({'+'.join(c.views) for c in clips}))}; score them apart"
         )
-    longest = max(len(clip.indices) for clip in clips)
-    views = {
-        view: np.stack([_lengthened(clip.views[view], longest) for clip in clips])
-        for view in clips[0].views
-    }
-    said, seconds, compile_seconds = _ask(
-        rewarder, views, [clip.sentence for clip in clips], longest, seed
-    )
+    alike: dict[Any, list[int]] = {}
+    for place, clip in enumerate(clips):
+        shapes = tuple(frame.shape for frame in clip.views.values())
+        alike.setdefault(shapes, []).append(place)
+    scores: dict[int, VideoScore] = {}
+    for places in alike.values():
+        together = [clips[place] for place in places]
+        found = _score_alike(rewarder, together, seed, asked)
+        scores |= dict(zip(places, found, strict=True))
+    return [scores[place] for place in range(len(clips))]
+
+
+def _score_alike(
+    rewarder: Rewarder,
+    clips: list[Clip],
+    seed: int,
+    asked: Callable[[int], None],
+) -> list[VideoScore]:
+    """Scores of clips whose frames have one size."""
+    if all(len(clip.indices) == 1 for clip in clips):
+        return [_unasked(clip) for clip in clips]
+    start, said, seconds, compile_seconds = _ask(rewarder, clips, seed, asked)
     return [
         _score(
-            rewarder, clip, jax.tree.map(lambda x, b=b: x[:, b], said), seconds
+            rewarder,
+            clip,
+            jax.tree.map(lambda x, b=b: x[b], start),
+            jax.tree.map(lambda x, b=b: x[:, b], said),
+            seconds,
         )._replace(compile_seconds=compile_seconds)
+        if len(clip.indices) > 1
+        else _unasked(clip)
         for b, clip in enumerate(clips)
     ]
+
+
+def _unasked(clip: Clip) -> VideoScore:
+    """The score of a video of one frame, which is 0 by definition."""
+    zero = np.zeros(1, np.float32)
+    return VideoScore(
+        indices=clip.indices,
+        answers=zero,
+        expected=zero,
+        thoughts=[""],
+        parsed=np.ones(1, bool),
+        seconds=np.zeros(0),
+        compile_seconds=0.0,
+        progress=zero,
+    )
 
 
 def score_video(
@@ -166,27 +142,29 @@ def score_video(
     return score_clips(rewarder, [clip], seed=seed)[0]
 
 
-def _lengthened(frames: np.ndarray, length: int) -> np.ndarray:
-    more = [(0, length - len(frames)), *[(0, 0)] * (frames.ndim - 1)]
-    return np.pad(frames, more, mode="edge")
-
-
 def _score(
-    rewarder: Rewarder, clip: Clip, said: Verdict, seconds: np.ndarray
+    rewarder: Rewarder, clip: Clip, start: Any, said: Verdict, seconds: np.ndarray
 ) -> VideoScore:
     """What was said of one clip; `said` leads with the queries of the longest."""
     queries = len(clip.indices) - 1
     said = jax.tree.map(lambda x: x[:queries], said)
-    answers = np.concatenate([[0.0], said.progress]).astype(np.float32)
+    progress, expected, read = said.progress, said.expected, {}
+    if rewarder.settle is not None:
+        progress = expected = rewarder.settle(start, said)
+        read["log_likelihood"] = said.logprob
+    if said.success is not None:
+        read["success"] = said.success
+    answers = np.concatenate([[0.0], progress]).astype(np.float32)
     return VideoScore(
         indices=clip.indices,
         answers=answers,
-        expected=np.concatenate([[0.0], said.expected]).astype(np.float32),
+        expected=np.concatenate([[0.0], expected]).astype(np.float32),
         thoughts=["", *[statement_of(rewarder, row).thought for row in said.tokens]],
         parsed=np.concatenate([[True], said.parsed]).astype(bool),
         seconds=seconds[:queries],
         compile_seconds=0.0,
         progress=interpolate(clip.indices, answers, clip.total),
+        read=read,
     )
 
 
@@ -198,35 +176,55 @@ def _compiled(start: Any, score: Any) -> tuple[Any, Any]:
 
 def _ask(
     rewarder: Rewarder,
-    views: Mapping[str, np.ndarray],
-    sentences: list[str],
-    count: int,
+    clips: list[Clip],
     seed: int,
-) -> tuple[Verdict, np.ndarray, float]:
-    """Verdicts [count-1, B] of frames 1 .. count-1, seconds a clip, compile seconds."""
+    asked: Callable[[int], None],
+) -> tuple[Any, Verdict, np.ndarray, float]:
+    """State after the first frames, verdicts [count-1, B] of the later ones, seconds a
+    clip, compile seconds."""
     start, score = _compiled(rewarder.start, rewarder.score)
-    task = rewarder.prepare(sentences)
-    keys = jax.random.split(jax.random.key(seed), count)
-
-    def seen(t: int) -> dict[str, np.ndarray]:
-        return {view: x[:, t] for view, x in views.items()}
+    task = rewarder.prepare([clip.sentence for clip in clips])
+    lengths = np.array([len(clip.indices) for clip in clips])
+    keys = jax.random.split(jax.random.key(seed), lengths.max())
+    shown = _lockstep(clips)
 
     began = time.monotonic()
-    state = start(rewarder.params, seen(0), task, keys[0])
-    jax.block_until_ready(score(rewarder.params, state, seen(1), keys[1], None))
-    compile_seconds = time.monotonic() - began
+    first = state = start(rewarder.params, next(shown), task, keys[0])
     verdicts, seconds = [], []
-    for t in range(1, count):
+    for t, views in enumerate(shown, 1):
+        if t == 1:
+            jax.block_until_ready(score(rewarder.params, state, views, keys[1], None))
+            compile_seconds = time.monotonic() - began
         began = time.monotonic()
-        state, verdict = score(rewarder.params, state, seen(t), keys[t], None)
+        state, verdict = score(rewarder.params, state, views, keys[t], None)
         verdicts.append(jax.device_get(verdict))
-        seconds.append((time.monotonic() - began) / len(sentences))
+        seconds.append((time.monotonic() - began) / len(clips))
+        asked(int(np.sum(lengths > t)))
     said = jax.tree.map(lambda *x: np.stack(x), *verdicts)
-    return said, np.array(seconds), compile_seconds
+    # What a rewarder remembers may be large; none but the settling ones are asked for it.
+    first = None if rewarder.settle is None else jax.device_get(first)
+    return first, said, np.array(seconds), compile_seconds
+
+
+def _lockstep(clips: list[Clip]) -> Iterator[dict[str, np.ndarray]]:
+    """The frames of all clips side by side, a clip's last one again until all are over."""
+    streams = [clip.frames() for clip in clips]
+    latest = [next(stream) for stream in streams]
+    for _ in range(max(len(clip.indices) for clip in clips)):
+        yield {view: np.stack([x[view] for x in latest]) for view in latest[0]}
+        latest = [
+            next(stream, before) for stream, before in zip(streams, latest, strict=True)
+        ]
 
 
 def score_json(score: VideoScore) -> dict[str, Any]:
     """A score as `soler1 reward` writes it."""
+    asked = len(score.seconds) > 0
+    read = [{name: None for name in score.read}]
+    read += [
+        {name: round(float(x[i]), 5) for name, x in score.read.items()}
+        for i in range(len(score.seconds))
+    ]
     return {
         "progress": [round(float(p), 3) for p in score.progress],
         "queries": [
@@ -237,19 +235,21 @@ def score_json(score: VideoScore) -> dict[str, Any]:
                 "thought": thought,
                 "parsed": bool(parsed),
                 "seconds": seconds and round(seconds, 6),
+                **more,
             }
-            for frame, answer, expected, thought, parsed, seconds in zip(
+            for frame, answer, expected, thought, parsed, seconds, more in zip(
                 score.indices,
                 score.answers,
                 score.expected,
                 score.thoughts,
                 score.parsed,
                 [None, *score.seconds.tolist()],
+                read,
                 strict=True,
             )
         ],
-        "parse_rate": float(score.parsed[1:].mean()),
-        "seconds_per_query": float(np.median(score.seconds)),
+        "parse_rate": float(score.parsed[1:].mean()) if asked else None,
+        "seconds_per_query": float(np.median(score.seconds)) if asked else None,
         "compile_seconds": score.compile_seconds,
     }
 

@@ -115,7 +115,7 @@ def check_views(
                 f"got {', '.join(views) or 'no view'}; give the missing view"
             )
         size = tuple(views[view].shape[-3:-1])
-        if size != (rewarder.image_size, rewarder.image_size):
+        if rewarder.fit is None and size != (rewarder.image_size, rewarder.image_size):
             raise UserError(
                 f"rewarder {rewarder.name} needs frames of {rewarder.image_size} "
                 f"pixels a side; got {size[1]}x{size[0]}; resize them"

@@ -19,6 +19,10 @@ MASKED = -1e30
 # On a CPU: scores of a head that are dealt with in blocks, scores of such a block, and
 # queries of a causal one.
 _LARGE, _BLOCK, _CAUSAL_QUERIES = 2**18, 2**20, 256
+# Elsewhere: scores that are held at once, 64 MB of them.
+MOST_SCORES = 1 << 24
+# Sequences with fewer keys are not cut: with many scores, it is their batch that is large.
+LONG = 2048
 
 
 class LayerCache(NamedTuple):
@@ -53,9 +57,10 @@ def attend(
 ) -> jax.Array:
     """Softmax attention with grouped heads.
 
-    On a CPU long sequences go block by block: scores that leave its cache cost more than
-    their products. One core took 28 ms for a frame (4 heads, 1024 patches, d 64), 12 ms
-    so.
+    Where sequences are long, queries take turns, so that memory grows with T + C and not
+    with T * C. On a CPU they do so block by block, and earlier: scores that leave its
+    cache cost more than their products. One core took 28 ms for a frame (4 heads, 1024
+    patches, d 64), 12 ms so.
 
     Args:
       query: [B, T, h, d].
@@ -73,6 +78,33 @@ def attend(
     """
     if query.shape[1] * keys.shape[3] >= _LARGE and jax.default_backend() == "cpu":
         return _attend_in_blocks(query, keys, values, mask, divisor, cap, causal)
+    batch, length, heads, _ = query.shape
+    places = keys.shape[3]
+    rows = max(1, MOST_SCORES // (batch * heads * places))
+    if length <= rows or places < LONG:
+        return _attend_all(query, keys, values, mask, divisor, cap)
+    if mask is not None:
+        mask = jnp.broadcast_to(mask, (batch, length, places))
+
+    # Recomputed in the backward pass, which would keep all scores otherwise.
+    @jax.checkpoint
+    def one(row: tuple[jax.Array, jax.Array | None]) -> jax.Array:
+        q, m = jax.tree.map(lambda x: x[:, None], row)
+        return _attend_all(q, keys, values, m, divisor, cap)[:, 0]
+
+    by_query = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), (query, mask))
+    return jnp.swapaxes(jax.lax.map(one, by_query, batch_size=rows), 0, 1)
+
+
+def _attend_all(
+    query: jax.Array,
+    keys: jax.Array,
+    values: jax.Array,
+    mask: jax.Array | None,
+    divisor: float | None,
+    cap: float | None,
+) -> jax.Array:
+    """`attend` with all scores at once."""
     batch, length, heads, size = query.shape
     groups = keys.shape[1]
     # One matrix a key-value head, of all queries that share it.
@@ -105,6 +137,8 @@ def _attend_in_blocks(
     step = max(1, _BLOCK // (heads // groups * places))
     step = min(step, _CAUSAL_QUERIES) if causal else step
 
+    # Recomputed in the backward pass, which would keep all scores otherwise.
+    @jax.checkpoint
     def head(query: jax.Array, keys: jax.Array, values: jax.Array, mask: Any) -> Any:
         """[r, T, d], [d, C], [C, d], bool [T, C] or [1, C] -> [r, T, d]."""
         out = []

@@ -259,6 +259,24 @@ class MediaTokens:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class HeadsConfig:
+    """Heads on hidden states, as Robometer's checkpoints have them (model/heads.py).
+
+    Attributes:
+      progress_bins: outputs of the progress head; 1 for a single number.
+      preference, similarity: whether there are such heads.
+      pooling: whether there is a vector to pool a frame's tokens by. Neither it nor the
+        similarity head is read from; they are kept so that nothing of a checkpoint is
+        lost.
+    """
+
+    progress_bins: int = 10
+    preference: bool = True
+    similarity: bool = False
+    pooling: bool = True
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """The whole model.
 
@@ -273,6 +291,7 @@ class ModelConfig:
         frame; 0 for none.
       bin_count: outputs of the value head; 0 for none.
       state_size: outputs of the state head; 0 for none.
+      heads: on hidden states at marker tokens; None for none.
       media: placeholders of pictures in a prompt; None for models whose frames are
         given beside the prompt.
       dtype: of activations; parameters may have another.
@@ -286,6 +305,7 @@ class ModelConfig:
     frame_roles: int = 0
     bin_count: int = 0
     state_size: int = 0
+    heads: HeadsConfig | None = None
     media: MediaTokens | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
 
@@ -340,6 +360,7 @@ class ModelConfig:
             "vision": VisionConfig,
             "text": TextConfig,
             "grounding": GroundingConfig,
+            "heads": HeadsConfig,
             "media": MediaTokens,
         }
         fields = dict(data)

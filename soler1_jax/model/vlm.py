@@ -22,6 +22,7 @@ from soler1_jax.model.comparison import Change, Comparer
 from soler1_jax.model.config import ModelConfig
 from soler1_jax.model.decoder import Decoder, grow
 from soler1_jax.model.grounding import DenseLogits, Grounded, Grounder
+from soler1_jax.model.heads import ReadoutHeads
 from soler1_jax.model.layers import Embedding, Linear, parameter
 from soler1_jax.model.patches import Patches
 from soler1_jax.model.prefix import (
@@ -103,6 +104,8 @@ class VLM(nnx.Module):
             self.value_head = self._head(config.bin_count, rngs)
         if config.state_size:
             self.state_head = self._head(config.state_size, rngs)
+        if config.heads:
+            self.heads = ReadoutHeads(config.heads, size, rngs=rngs)
 
     def _head(self, outputs: int, rngs: nnx.Rngs) -> Linear:
         size = self.config.text.hidden_size
@@ -302,6 +305,15 @@ class VLM(nnx.Module):
     def prompt_logits(self, prefix: Prefix) -> jax.Array:
         """Predicts what follows each place of a prefix: float32 [B, P, V]."""
         return self._read(self._prefill(prefix)[0]).logits
+
+    def hidden_at(self, prefix: Prefix, places: jax.Array) -> jax.Array:
+        """Normed hidden states of a prefix at places int32 [B, R]: [B, R, D]."""
+        hidden = self._prefill(prefix)[0]
+        return jnp.take_along_axis(hidden, places[..., None], axis=1)
+
+    def next_logits(self, hidden: jax.Array) -> jax.Array:
+        """Predicts what follows hidden states [..., D]: float32 [..., V]."""
+        return self._read(hidden).logits
 
     def prefill(self, prefix: Prefix, capacity: int) -> tuple[Cache, Step, jax.Array]:
         """Runs the prefix once.

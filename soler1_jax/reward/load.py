@@ -16,7 +16,12 @@ from soler1_jax.reward.vlm import VLMSettings, make_rewarder
 from soler1_jax.tokenizers.sentencepiece import Tokenizer
 
 if TYPE_CHECKING:
+    from soler1_jax.reward.likelihood import LikelihoodSettings
+    from soler1_jax.reward.pretrained import PretrainedVLM
     from soler1_jax.reward.sole import SoleSettings
+    from soler1_jax.reward.watching import WatchSettings
+
+    ReleasedSettings = SoleSettings | LikelihoodSettings | WatchSettings
 
 NANO = Path(__file__).parent / "weights" / "nano"
 _BASELINES = {
@@ -30,7 +35,7 @@ NAMES = (*_BASELINES, "nano")
 def load_rewarder(
     spec: str | Path,
     settings: VLMSettings | None = None,
-    released: SoleSettings | None = None,
+    released: ReleasedSettings | None = None,
     dtype: str | None = None,
 ) -> Rewarder:
     """Makes a rewarder.
@@ -39,7 +44,10 @@ def load_rewarder(
       spec: oracle, random, time, nano, a folder that holds a model of this project, or
         the folder of a released Qwen3-VL rewarder (as released, or converted).
       settings: how a model of this project is asked; others ignore it.
-      released: how a released model is asked; others ignore it.
+      released: how a released model is asked; others ignore it. With `SoleSettings` it
+        writes its progress, with `LikelihoodSettings` that of an answer is read, and
+        `WatchSettings` are for models with read-out heads. None for what the checkpoint
+        is for: its heads if it has some, else what its words say.
       dtype: of a released model's weights and activations; by default bfloat16, and
         float32 on a CPU.
 
@@ -54,13 +62,36 @@ def load_rewarder(
         # Imported late: nano needs none of it.
         from soler1_jax.checkpoints.hf_config import from_hf, read_hf_json
         from soler1_jax.reward.pretrained import load_vlm
-        from soler1_jax.reward.sole import make_sole_rewarder, require_qwen
+        from soler1_jax.reward.sole import require_qwen
 
         require_qwen(from_hf(read_hf_json(spec)), spec)
         on_cpu = jax.default_backend() == "cpu"
         dtype = dtype or ("float32" if on_cpu else "bfloat16")
-        return make_sole_rewarder(load_vlm(spec, dtype), spec, released)
+        return _released(load_vlm(spec, dtype), spec, released)
     return make_rewarder(*load_parts(spec), spec, settings)
+
+
+def _released(
+    vlm: PretrainedVLM, name: str, settings: ReleasedSettings | None
+) -> Rewarder:
+    """Asks a released model in the way that settings or checkpoint name."""
+    from soler1_jax.reward.likelihood import (
+        LikelihoodSettings,
+        make_likelihood_rewarder,
+    )
+    from soler1_jax.reward.robometer import make_robometer
+    from soler1_jax.reward.sole import make_sole_rewarder
+    from soler1_jax.reward.watching import WatchSettings
+    from soler1_jax.tokenizers.readout_wording import ReadoutWording
+
+    words = vlm.wording
+    reads = isinstance(words, ReadoutWording) and words.readout == "likelihood"
+    if isinstance(settings, LikelihoodSettings) or (settings is None and reads):
+        return make_likelihood_rewarder(vlm, name, settings)
+    has_heads = vlm.config.heads is not None
+    if isinstance(settings, WatchSettings) or (settings is None and has_heads):
+        return make_robometer(vlm, name, settings)
+    return make_sole_rewarder(vlm, name, settings)
 
 
 def is_released(folder: Path) -> bool:
@@ -68,6 +99,16 @@ def is_released(folder: Path) -> bool:
     from soler1_jax.checkpoints.converted import is_converted
 
     return is_converted(folder) or any(folder.glob("*.safetensors"))
+
+
+def has_heads(folder: Path) -> bool:
+    """Whether a released checkpoint, as released or converted, has read-out heads."""
+    from soler1_jax.checkpoints.converted import is_converted, read_about
+    from soler1_jax.checkpoints.hf_weights import read_config
+
+    if is_converted(folder):
+        return read_about(folder).heads is not None
+    return read_config(folder).heads is not None
 
 
 def load_parts(spec: str) -> tuple[ModelConfig, Params, Tokenizer]:

@@ -33,7 +33,7 @@ from soler1_jax.sampling.methods import GREEDY, Method
 from soler1_jax.sampling.unconstrained import Written, write
 from soler1_jax.tokenizers.gemma import GemmaTokenizer
 from soler1_jax.tokenizers.qwen import QwenTokenizer
-from soler1_jax.tokenizers.wording import WORDING, Wording, read_wording
+from soler1_jax.tokenizers.wording import WORDING, AnyWording, read_wording
 
 
 class PretrainedVLM:
@@ -69,7 +69,7 @@ class PretrainedVLM:
         return load(self._folder())
 
     @functools.cached_property
-    def wording(self) -> Wording | None:
+    def wording(self) -> AnyWording | None:
         """How the model is asked for progress, as `soler1 convert --prompt` stored it."""
         path = self._folder() / WORDING
         return read_wording(path) if path.is_file() else None

@@ -25,15 +25,16 @@ from soler1_jax.common.rewarder import Rewarder, Verdict, Views, certain_verdict
 from soler1_jax.data.qwen_images import image_grid, image_patches_on_device
 from soler1_jax.model.config import ModelConfig
 from soler1_jax.model.functional import Functional
-from soler1_jax.model.patches import Patches, pack_patches
+from soler1_jax.model.patches import Patches
 from soler1_jax.reward import composite
+from soler1_jax.reward.pictures import fill_layout, picture_layout
 from soler1_jax.reward.pretrained import PretrainedVLM, require_generation
 from soler1_jax.reward.question import Question, fill, make_questions
 from soler1_jax.reward.spelling import read_number, spell, spelling
 from soler1_jax.sampling.methods import Method
 from soler1_jax.sampling.unconstrained import write
 from soler1_jax.tokenizers.slots import expand_slots
-from soler1_jax.tokenizers.wording import VIEWS, Wording
+from soler1_jax.tokenizers.wording import VIEWS, WORDING, Wording
 
 # For checkpoints that come without words of their own.
 DEFAULT_WORDING = Wording(
@@ -145,13 +146,24 @@ class _Asker:
     """
 
     def __init__(self, vlm: PretrainedVLM, settings: SoleSettings) -> None:
+        if vlm.config.heads is not None:
+            raise UserError(
+                "a model with read-out heads writes no text; "
+                f"{vlm.folder} has them; leave out how it is to write"
+            )
         self.vlm, self.settings = vlm, settings
         self.wording = vlm.wording or DEFAULT_WORDING
+        if not isinstance(self.wording, Wording):
+            raise UserError(
+                "a rewarder that writes its progress is asked for it in words; the "
+                f"{WORDING} of {vlm.folder} asks for {self.wording.readout}; read it "
+                "out that way, or give other words"
+            )
         self.shown = _SHOWN[settings.views]
         columns = 2 if settings.from_zero else 3
         picture = composite.picture_size(len(self.shown), columns)
         self.grid = image_grid(*composite.stored_size(*picture), vlm.processor.image)
-        self.layout = _layout(vlm.config, self.grid)
+        self.layout = picture_layout(vlm.config, self.grid)
         merged = vlm.config.vision.spatial_merge_size**2
         self.capacity = self.layout.mask.shape[1] // merged
 
@@ -213,7 +225,7 @@ class _Asker:
         picture = jnp.asarray(composite.compose(state.first, previous, views))
         stored = composite.as_stored(picture)
         values = image_patches_on_device(stored, self.vlm.processor.image)
-        return _filled(self.layout, values)
+        return fill_layout(self.layout, values)
 
 
 def require_qwen(config: ModelConfig, name: str) -> None:
@@ -223,22 +235,6 @@ def require_qwen(config: ModelConfig, name: str) -> None:
             f"a released rewarder is a Qwen3-VL; {name} is of another family; give "
             "another folder"
         )
-
-
-def _layout(config: Any, grid: tuple[int, int, int]) -> Patches:
-    """Where the patches of one picture lie; its values are zeros."""
-    blank = np.zeros((int(np.prod(grid)), config.vision.patch_values), np.float32)
-    return pack_patches(blank, np.array([grid[1:]]), config.vision)
-
-
-def _filled(layout: Patches, values: jax.Array) -> Patches:
-    """B pictures [B, N, I] in the layout of one."""
-    batch, count = values.shape[:2]
-    more = layout.mask.shape[1] - count
-    spread = jax.tree.map(
-        lambda x: jnp.broadcast_to(x, (batch, *x.shape[1:])), layout._replace(values=())
-    )
-    return spread._replace(values=jnp.pad(values, ((0, 0), (0, more), (0, 0))))
 
 
 def _encoded(

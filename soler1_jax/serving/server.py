@@ -101,7 +101,8 @@ class RewardServer(socketserver.ThreadingTCPServer):
                 self.rewarder.params, state, views, self._next_key()
             )
             sessions[session] = (state, batch)
-            verdict = jax.device_get(vars(verdict))
+            said = {k: v for k, v in vars(verdict).items() if v is not None}
+            verdict = jax.device_get(said)
         return {}, verdict
 
     def _begin(

@@ -12,7 +12,8 @@ file beside the weights.
 
 A template is named after the views in the picture: `external_and_wrist`, `external` or
 `wrist`; with `_from_zero` behind it if the previous progress is not told. At least one is
-needed, the other fields may be left out.
+needed, the other fields may be left out. A file with the field `readout` is for models
+that are asked without an answer in words, see `readout_wording`.
 """
 
 import dataclasses
@@ -24,6 +25,10 @@ from typing import Any
 
 from soler1_jax.common.errors import UserError, nearest_hint
 from soler1_jax.tokenizers.qwen import read_json
+from soler1_jax.tokenizers.readout_wording import (
+    ReadoutWording,
+    parse_readout_wording,
+)
 
 WORDING = "soler1_prompt.json"
 VIEWS = ("external_and_wrist", "external", "wrist")
@@ -74,13 +79,18 @@ class Wording:
         return dataclasses.asdict(self)
 
 
-def read_wording(path: Path) -> Wording:
+AnyWording = Wording | ReadoutWording
+
+
+def read_wording(path: Path) -> AnyWording:
     """Reads a file of words.
 
     Raises:
       UserError: it is missing or not JSON, or its fields are not as described above.
     """
     data = read_json(path)
+    if "readout" in data:
+        return parse_readout_wording(data, path)
     fields = [field.name for field in dataclasses.fields(Wording)]
     for key in data:
         if key not in fields:
@@ -98,7 +108,7 @@ def read_wording(path: Path) -> Wording:
     return Wording(**values)
 
 
-def wording_bytes(wording: Wording) -> bytes:
+def wording_bytes(wording: AnyWording) -> bytes:
     """The file that `read_wording` reads."""
     text = json.dumps(wording.to_json(), indent=1, ensure_ascii=False)
     return (text + "\n").encode()

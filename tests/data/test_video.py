@@ -101,13 +101,13 @@ def test_unreadable_input_is_one_clear_error(name, content, message, tmp_path):
         video.open_video(tmp_path / name)
 
 
-def test_one_frame_or_none_or_a_wrong_shape_is_refused(tmp_path):
-    np.save(tmp_path / "one.npy", _frames(1))
+def test_no_frame_or_a_wrong_shape_is_refused(tmp_path):
+    np.save(tmp_path / "none.npy", _frames(1)[:0])
     np.save(tmp_path / "flat.npy", np.zeros((4, 8, 8), np.uint8))
     np.savez(tmp_path / "other.npz", pictures=_frames(3))
     (tmp_path / "folder").mkdir()
     for name, message in [
-        ("one.npy", "at least two"),
+        ("none.npy", "has none"),
         ("flat.npy", r"\[T, H, W, 3\]"),
         ("other.npz", "key frames"),
         ("folder", "has none"),

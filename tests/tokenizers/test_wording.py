@@ -1,6 +1,7 @@
 """The words of a rewarder: written as they were given, and refused in one line."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -71,3 +72,50 @@ def test_mistakes(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
         read_wording(_write(tmp_path, GOOD | change))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        {"readout": "heads", "question": "{task}?"},
+        {
+            "readout": "heads",
+            "question": "{task}?",
+            "preference": "{task}: {first} or {second}?",
+        },
+        {
+            "readout": "likelihood",
+            "question": "Is {task} done? It is",
+            "answer": " True",
+            "closed": True,
+        },
+    ],
+)
+def test_words_of_read_outs_are_read_and_written(words, tmp_path):
+    path = tmp_path / "words.json"
+    path.write_text(json.dumps(words))
+    found = read_wording(path)
+    assert found.ask("lift {it}") == words["question"].replace("{task}", "lift {it}")
+    path.write_bytes(wording_bytes(found))
+    assert json.loads(path.read_text()) == words and read_wording(path) == found
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"readout": "head", "question": "{task}"}, "heads or likelihood"),
+        ({"readout": "heads"}, "question"),
+        ({"readout": "heads", "question": "lift"}, "{task} once"),
+        ({"readout": "heads", "question": "{task} {task}"}, "{task} once"),
+        ({"readout": "heads", "question": "{task}", "answer": "a"}, "'answer'"),
+        ({"readout": "heads", "question": "{task}", "preference": "{task}"}, "first"),
+        ({"readout": "likelihood", "question": "{task}", "answer": ""}, "answer"),
+        ({"readout": "likelihood", "question": "{task}", "closed": 1}, "closed"),
+    ],
+)
+def test_wrong_words_of_read_outs_are_one_clear_error(words, message, tmp_path):
+    path = tmp_path / "words.json"
+    path.write_text(json.dumps(words))
+    with pytest.raises(UserError, match=re.escape(message)) as caught:
+        read_wording(path)
+    assert "\n" not in str(caught.value) and str(path) in str(caught.value)
