@@ -26,7 +26,7 @@ _MISSING = {
     "pallas_gpu": "on NVIDIA use 'cudnn' (bfloat16, no segments, no cap) or 'xla'"
 }
 _DTYPES = ("float32", "bfloat16")
-_CAPPED = 1e30
+_NOTHING = 1e30
 """Stands for the log-normaliser of a row without keys, so that exp(logit - it) is 0."""
 
 
@@ -84,7 +84,7 @@ def flash_attention(
         return jax.nn.dot_product_attention(
             q, k, v, scale=scale, is_causal=causal, implementation="cudnn"
         )
-    block_q, block_k = block_sizes.choose(name, q, k, q_segments is not None, blocks)
+    block_q, block_k = block_sizes.choose(name, q, k, blocks)
     rules = Rules(
         queries=q.shape[1],
         keys=k.shape[1],
@@ -142,7 +142,7 @@ def _attend_backward(name, rules, residuals, gradients):
     # d lse / d logits are the probabilities, so its gradient joins the row's sum
     delta = jnp.sum(dout.astype(jnp.float32) * out.astype(jnp.float32), axis=-1) - dlse
     delta = jnp.where(empty, 0, delta)
-    lse = jnp.where(empty, _CAPPED, lse)
+    lse = jnp.where(empty, _NOTHING, lse)
     arguments = (q, k, v, q_segments, kv_segments, lse, dout, delta)
     if name == "xla":
         gradients = xla.backward(rules, *arguments)
