@@ -101,13 +101,13 @@ def check(case: Case, blocks: tuple[int, int]) -> None:
     assert max(relative_errors(got, exact)) <= TOLERANCE[case.dtype]
 
 
-@settings(max_examples=10)
+@settings(max_examples=6)
 @given(case=draw_cases("xla", 16))
 def test_xla_equals_the_reference(case):
     check(case, (16, 8))
 
 
-@settings(max_examples=3)
+@settings(max_examples=2)
 @given(case=draw_cases("interpret", 128))
 def test_tpu_kernels_equal_the_reference(case):
     check(case, (128, 128))

@@ -57,7 +57,7 @@ def draw(most):
     )
 
 
-@settings(max_examples=8)
+@settings(max_examples=5)
 @given(**draw(300))
 @example(batch=1, members=16, sizes=(140, 1, 8), heads=(1, 2), lengths=False, seed=0)
 def test_xla_equals_full_copies(**case):
