@@ -166,9 +166,8 @@ def test_blocks_between_which_nothing_is_allowed_are_skipped(implementation):
             )
             return jnp.sum(got[:, : 2 * unit]), got
 
-        (_, got), gradients = jax.value_and_grad(out, argnums=(0, 1, 2), has_aux=True)(
-            q, k, v
-        )
+        program = jax.jit(jax.value_and_grad(out, argnums=(0, 1, 2), has_aux=True))
+        (_, got), gradients = program(q, k, v)
         return got[0, : 2 * unit], gradients[0][0, : 2 * unit], gradients[1:]
 
     by_segment = dict(q_segments=jnp.minimum(blocks, 2), kv_segments=blocks)
