@@ -3,7 +3,8 @@
 `render` counts pictures a second beside MuJoCo's Warp renderer. `loop` counts control
 steps a second of physics alone, with pixels, with the policy, with the rewarder and with
 learning, and of the same weights behind a local server. `generate` counts tokens a second
-of a video-language model beside transformers.
+of a video-language model beside transformers. `attention` times the attention kernels
+beside `jax.nn`.
 """
 
 from __future__ import annotations
@@ -40,6 +41,16 @@ _GENERATE_COLUMNS = {
     "same_tokens": "same tokens",
     "prefill_mfu": "prefill MFU",
     "decode_bandwidth_share": "decode bandwidth",
+}
+_ATTENTION_COLUMNS = {
+    "attention": "attention",
+    "pass": "pass",
+    "milliseconds": "ms",
+    "jax_nn_milliseconds": "jax.nn, ms",
+    "times_faster": "times faster",
+    "work": "share of pairs",
+    "megabytes": "MB",
+    "jax_nn_megabytes": "jax.nn, MB",
 }
 
 
@@ -111,7 +122,21 @@ class Generate:
     """Of weights and prompts."""
 
 
-Args = Render | Loop | Generate
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Attention:
+    """Milliseconds of attention as the models call it, beside jax.nn."""
+
+    out: Path
+    """Run folder; result.json is written there."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of queries, keys and values."""
+    repeats: int = _REPEATS
+    """Timed calls; the best counts."""
+    seed: int = 0
+    """Of the numbers."""
+
+
+Args = Render | Loop | Generate | Attention
 
 
 def run(args: Args) -> None:
@@ -139,6 +164,10 @@ def run(args: Args) -> None:
         for size in args.sizes:
             require_positive("a picture's side", size)
         command, columns = "bench render", _RENDER_COLUMNS
+    elif isinstance(args, Attention):
+        from soler1_jax.cli import bench_attention as bench
+
+        command, columns = "bench attention", _ATTENTION_COLUMNS
     else:
         from soler1_jax.cli import bench_loop as bench
 
