@@ -71,10 +71,21 @@ def _cached(model: Functional, params: Params, frames: jax.Array) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("attention", "scan"), [("bidirectional", False), ("causal", True)]
+    ("attention", "scan", "backend"),
+    [
+        ("bidirectional", False, "cpu"),
+        ("causal", True, "cpu"),
+        # Decoding with scanned layers, as on accelerators.
+        ("causal", True, "tpu"),
+    ],
 )
 def test_cached_decoding_equals_teacher_forcing(
-    model: Functional, frames: jax.Array, attention: str, scan: bool
+    model: Functional,
+    frames: jax.Array,
+    attention: str,
+    scan: bool,
+    backend: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     text = dataclasses.replace(
         model.config.text, prefix_attention=attention, scan_layers=scan
@@ -82,6 +93,7 @@ def test_cached_decoding_equals_teacher_forcing(
     model = Functional(dataclasses.replace(model.config, text=text))
     params = model.init(0)
     forced = _outputs(model, params, frames)
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
     _assert_close(tuple(forced), _cached(model, params, frames))
 
 
