@@ -14,11 +14,12 @@ from flax import nnx
 from soler1_jax.common.errors import UserError
 from soler1_jax.model.config import ModelConfig
 from soler1_jax.model.grounding import DenseLogits, Grounded
+from soler1_jax.model.outputs import Cache, Outputs, Step
 from soler1_jax.model.patches import Patches
 from soler1_jax.model.prefix import Prefix
 from soler1_jax.model.prompt import Prompt
 from soler1_jax.model.vision import FrameFeatures
-from soler1_jax.model.vlm import VLM, Cache, Outputs, Step
+from soler1_jax.model.vlm import VLM
 
 # Nested dictionaries with string keys and float32 arrays.
 Params = dict[str, Any]

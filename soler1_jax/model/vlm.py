@@ -10,7 +10,7 @@ answer); architecture: Qwen3-VL (arXiv 2511.21631).
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,7 @@ from soler1_jax.model.decoder import Decoder, grow
 from soler1_jax.model.grounding import DenseLogits, Grounded, Grounder
 from soler1_jax.model.heads import ReadoutHeads
 from soler1_jax.model.layers import Embedding, Linear, parameter
+from soler1_jax.model.outputs import Cache, Outputs, Step
 from soler1_jax.model.patches import Patches
 from soler1_jax.model.prefix import (
     Prefix,
@@ -39,35 +40,6 @@ from soler1_jax.model.vision import FrameFeatures, VisionTower
 
 FIRST, PREVIOUS, CURRENT = range(3)
 """Roles of frames."""
-
-
-class Outputs(NamedTuple):
-    """Teacher-forced predictions, float32. Place t predicts completion token t."""
-
-    logits: jax.Array  # [B, S, V]
-    value_logits: jax.Array  # [B, S, bins]; meaningful where the answer starts
-    state: jax.Array  # [B, state_size], read at the last word of the prompt
-
-
-class Step(NamedTuple):
-    """Predictions of one token, float32."""
-
-    logits: jax.Array  # [B, V]
-    value_logits: jax.Array  # [B, bins]
-
-
-class Cache(NamedTuple):
-    """What generation carries from token to token."""
-
-    layers: Any  # one LayerCache a layer
-    valid: jax.Array  # bool [B, C], places that may be looked at
-    index: jax.Array  # int32 [], place of the next token, the same for all sequences
-    position: jax.Array  # int32 [B], rotary position of the next token
-    # Of every place; None unless there are sliding layers.
-    positions: jax.Array | None = None  # int32 [B, C]
-    # Of scanned layers one by one; None: they are scanned. On a CPU a scan would copy
-    # each layer's weights and the whole cache at every token.
-    weights: Any = None
 
 
 class VLM(nnx.Module):
