@@ -2,7 +2,8 @@
 
 `render` counts pictures a second beside MuJoCo's Warp renderer. `loop` counts control
 steps a second of physics alone, with pixels, with the policy, with the rewarder and with
-learning, and of the same weights behind a local server.
+learning, and of the same weights behind a local server. `attention` times the attention
+kernels beside `jax.nn`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 _REPEATS = 5
 _RENDER_COLUMNS = {
@@ -27,6 +28,16 @@ _LOOP_COLUMNS = {
     "control_steps_per_second": "control steps/s",
     "times_slower": "times slower",
     "first_call_seconds": "first call, s",
+}
+_ATTENTION_COLUMNS = {
+    "attention": "attention",
+    "pass": "pass",
+    "milliseconds": "ms",
+    "jax_nn_milliseconds": "jax.nn, ms",
+    "times_faster": "times faster",
+    "work": "share of pairs",
+    "megabytes": "MB",
+    "jax_nn_megabytes": "jax.nn, MB",
 }
 
 
@@ -70,7 +81,21 @@ class Loop:
     """Of the scenes and the policy."""
 
 
-Args = Render | Loop
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Attention:
+    """Milliseconds of attention as the models call it, beside jax.nn."""
+
+    out: Path
+    """Run folder; result.json is written there."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of queries, keys and values."""
+    repeats: int = _REPEATS
+    """Timed calls; the best counts."""
+    seed: int = 0
+    """Of the numbers."""
+
+
+Args = Render | Loop | Attention
 
 
 def run(args: Args) -> None:
@@ -83,15 +108,20 @@ def run(args: Args) -> None:
     from soler1_jax.common.errors import require_non_negative, require_positive
     from soler1_jax.common.run import Run, command_line
 
-    require_positive("worlds", args.worlds)
     require_positive("repeats", args.repeats)
     require_non_negative("the seed", args.seed)
+    if not isinstance(args, Attention):
+        require_positive("worlds", args.worlds)
     if isinstance(args, Render):
         from soler1_jax.cli import bench_render as bench
 
         for size in args.sizes:
             require_positive("a picture's side", size)
         command, columns = "bench render", _RENDER_COLUMNS
+    elif isinstance(args, Attention):
+        from soler1_jax.cli import bench_attention as bench
+
+        command, columns = "bench attention", _ATTENTION_COLUMNS
     else:
         from soler1_jax.cli import bench_loop as bench
 

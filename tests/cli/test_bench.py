@@ -7,9 +7,10 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import pytest
+from soler1_jax.kernels.flash_attention.shapes import Shape
 
 from soler1_jax import cli
-from soler1_jax.cli import bench, bench_loop, bench_render
+from soler1_jax.cli import bench, bench_attention, bench_loop, bench_render
 from soler1_jax.common.errors import UserError
 
 
@@ -19,6 +20,7 @@ from soler1_jax.common.errors import UserError
         (["render", "--worlds", "0"], "worlds must be positive"),
         (["render", "--sizes", "0"], "side must be positive"),
         (["render", "--repeats", "0"], "repeats must be positive"),
+        (["attention", "--repeats", "0"], "repeats must be positive"),
         (["loop", "--seed", "-1"], "seed must not be negative"),
         (["loop", "--every", "7"], "divides the episode's 40"),
         (["loop", "--rewarder", "oracle"], "knows no truth"),
@@ -124,3 +126,16 @@ def test_loop_is_timed_part_by_part_and_beside_a_server(tmp_path, monkeypatch):
     ]
     assert all(row["control_steps_per_second"] > 0 for row in rows)
     assert all(row["times_slower"] > 0 for row in rows[-2:])
+
+
+def test_attention_is_timed(monkeypatch, tmp_path, capsys):
+    small = {"small": Shape(1, 32, 2, 1, 8, causal=True, segments=(20, 9))}
+    monkeypatch.setattr(bench_attention, "SHAPES", small)
+    monkeypatch.setattr(bench_attention, "_PREFIX", 16)
+    monkeypatch.setattr(bench_attention, "_SUFFIX", 4)
+    bench.run(bench.Attention(out=tmp_path, repeats=1))
+    rows = json.loads((tmp_path / "result.json").read_text())["rows"]
+    assert [row["pass"] for row in rows] == ["forward", "and backward"] * 2
+    assert all(row["milliseconds"] > 0 and row["times_faster"] > 0 for row in rows)
+    assert rows[0]["work"] == round((20 * 21 + 9 * 10) / 2 / 32**2, 3)
+    assert "times faster" in capsys.readouterr().out

@@ -1,0 +1,56 @@
+"""How many queries and keys a block has."""
+
+import jax
+
+Array = jax.Array
+
+_LANES = 128
+"""Width of a TPU vector register; blocks are multiples of it."""
+
+_CPU_BLOCK = 128
+"""A block's logits stay in a core's cache; of 128, 256 and 512 the fastest measured."""
+
+_BLOCK = 512
+
+
+def choose(
+    implementation: str,
+    q: Array,
+    k: Array,
+    wanted: tuple[int, int] | None,
+) -> tuple[int, int]:
+    """Return the numbers of queries and keys of a block.
+
+    Args:
+      implementation: the program's name.
+      q: [B, Tq, Hq, D].
+      k: [B, Tk, Hkv, D].
+      wanted: what the caller asks for, or None.
+
+    Raises:
+      ValueError: `wanted` is not two positive numbers, or does not suit a TPU.
+    """
+    unit = 1 if implementation == "xla" else _LANES
+    if wanted is not None:
+        if len(wanted) != 2 or any(size < 1 or size % unit for size in wanted):
+            raise ValueError(
+                f"blocks must be two positive multiples of {unit} for {implementation};"
+                f" got {tuple(wanted)}; leave it out to choose by shape"
+            )
+        return tuple(
+            min(w, _round_up(x.shape[1], unit))
+            for w, x in zip(wanted, (q, k), strict=True)
+        )
+    if implementation == "xla":
+        most_q = most_k = _CPU_BLOCK if jax.default_backend() == "cpu" else _BLOCK
+    else:
+        # a block of logits and its like must fit in VMEM beside the operands
+        most_q = most_k = _BLOCK if q.shape[-1] <= 128 else _BLOCK // 2
+    return (
+        min(most_q, _round_up(q.shape[1], unit)),
+        min(most_k, _round_up(k.shape[1], unit)),
+    )
+
+
+def _round_up(size: int, unit: int) -> int:
+    return -(-size // unit) * unit

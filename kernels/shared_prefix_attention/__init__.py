@@ -1,0 +1,1 @@
+"""Causal attention of many continuations of one prompt, the prompt computed once."""
