@@ -214,6 +214,41 @@ def _kernel(
             refs.lse[0] = jnp.broadcast_to(lse, refs.lse.shape[1:])
 
 
+def _of_sequence(*shape: int) -> pl.BlockSpec:
+    """Return blocks of an array [B, *shape], of the sequence at work."""
+    return pl.BlockSpec(
+        (1, *shape), lambda part, i, _n, seq, _b, _l: (seq[part, i], 0, 0)
+    )
+
+
+def _of_cache(*shape: int) -> pl.BlockSpec:
+    """Return blocks [1, N, K, D] of a cache, in the order of the schedule."""
+    return pl.BlockSpec(
+        (1, *shape),
+        lambda part, i, _n, seq, blk, _l: (seq[part, i], blk[part, i], 0, 0),
+    )
+
+
+def _inputs(
+    q: Array, k_cache: Array, v_cache: Array, k_scale: Array | None, keys: int
+) -> dict[str, tuple[Array, pl.BlockSpec]]:
+    """Return what the kernel reads, by its name in `_Refs`, with its blocks."""
+    _, heads, dim = q.shape
+    kv_heads = k_cache.shape[2]
+    given = {
+        "q": (q, _of_sequence(heads, dim)),
+        "k": (k_cache, _of_cache(keys, kv_heads, dim)),
+        "v": (v_cache, _of_cache(keys, kv_heads, dim)),
+    }
+    if k_scale is not None:
+        scale = jnp.repeat(k_scale, heads // kv_heads, axis=1)[..., None]
+        given["scale"] = (scale.astype(jnp.float32), _of_sequence(heads, 1))
+    if kv_heads > 1:
+        bias = jnp.asarray(head_bias(heads, kv_heads, keys))
+        given["bias"] = (bias, pl.BlockSpec(bias.shape, lambda *_: (0, 0)))
+    return given
+
+
 def attend(
     q: Array,
     k_cache: Array,
@@ -249,33 +284,12 @@ def attend(
     keys = min(keys, capacity)
     parts = min(_PARTS, batch)
     plan = schedule(lengths, keys, -(-capacity // keys), parts)
-
-    def of_sequence(*shape: int) -> pl.BlockSpec:
-        block = (1, *shape)
-        return pl.BlockSpec(block, lambda p, i, _n, seq, _b, _l: (seq[p, i], 0, 0))
-
-    def of_cache() -> pl.BlockSpec:
-        block = (1, keys, kv_heads, dim)
-        return pl.BlockSpec(
-            block, lambda p, i, _n, seq, blk, _l: (seq[p, i], blk[p, i], 0, 0)
-        )
-
-    given = {
-        "q": (q, of_sequence(heads, dim)),
-        "k": (k_cache, of_cache()),
-        "v": (v_cache, of_cache()),
-    }
-    if k_scale is not None:
-        scale = jnp.repeat(k_scale, heads // kv_heads, axis=1)[..., None]
-        given["scale"] = (scale.astype(jnp.float32), of_sequence(heads, 1))
-    if kv_heads > 1:
-        bias = jnp.asarray(head_bias(heads, kv_heads, keys))
-        given["bias"] = (bias, pl.BlockSpec(bias.shape, lambda *_: (0, 0)))
+    given = _inputs(q, k_cache, v_cache, k_scale, keys)
     out_dtype = jnp.dtype(out_dtype or q.dtype)
-    made = {"out": (jax.ShapeDtypeStruct(q.shape, out_dtype), of_sequence(heads, dim))}
+    made = {"out": (jax.ShapeDtypeStruct(q.shape, out_dtype), _of_sequence(heads, dim))}
     if return_lse:
         shape = jax.ShapeDtypeStruct((batch, heads, 128), jnp.float32)
-        made["lse"] = (shape, of_sequence(heads, 128))
+        made["lse"] = (shape, _of_sequence(heads, 128))
     arrays, in_specs = zip(*given.values(), strict=True)
     shapes, out_specs = zip(*made.values(), strict=True)
     kept = {"peak": (heads, 1), "total": (heads, 1), "sums": (heads, dim)}

@@ -53,10 +53,8 @@ def forward(
                 jnp.zeros(rows, jnp.float32),
                 jnp.zeros(query.shape, jnp.float32),
             )
-            whole = functools.partial(step, None)
-            edge = functools.partial(step, (index, segments))
-            state = jax.lax.fori_loop(first, full, whole, state)
-            top, total, out = jax.lax.fori_loop(full, end, edge, state)
+            edge = (index, segments)
+            top, total, out = _see_keys(rules, step, edge, (first, full, end), state)
             some = total > 0
             total = jnp.where(some, total, 1)
             lse = jnp.where(some, top + jnp.log(total), -jnp.inf)
@@ -101,10 +99,8 @@ def backward(
             rows = (query, dout, lse[..., 0], delta[..., 0])
             step = functools.partial(_backward_step, rules, rows, keys, values)
             state = (jnp.zeros(query.shape, jnp.float32), *sums)
-            whole = functools.partial(step, None)
-            edge = functools.partial(step, (index, segments))
-            state = jax.lax.fori_loop(first, full, whole, state)
-            dq, *sums = jax.lax.fori_loop(full, end, edge, state)
+            edge = (index, segments)
+            dq, *sums = _see_keys(rules, step, edge, (first, full, end), state)
             return tuple(sums), dq.astype(q.dtype)
 
         zeros = jnp.zeros(keys.shape, jnp.float32)
@@ -117,6 +113,16 @@ def backward(
         row, (*by_query, split.keys(k), split.keys(v), ranges, segments)
     )
     return split.join_queries(dq), split.join_keys(dk), split.join_keys(dv)
+
+
+def _see_keys(rules, step, edge, ranges, state):
+    """Run a step over the key blocks of a range; only those not whole need a mask."""
+    if rules.blocks_k == 1:
+        # without a loop it fuses with what comes before and after
+        return step(edge, 0, state)
+    first, full, end = ranges
+    state = jax.lax.fori_loop(first, full, functools.partial(step, None), state)
+    return jax.lax.fori_loop(full, end, functools.partial(step, edge), state)
 
 
 def _forward_step(rules, query, keys, values, edge, j, state):

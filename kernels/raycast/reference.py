@@ -78,15 +78,21 @@ def _triangle(origin: Array, ray: Array, corners: Array) -> Piece:
     """Cast against a triangle (Moeller and Trumbore 1997)."""
     first, second = corners[1] - corners[0], corners[2] - corners[0]
     across = jnp.cross(ray, second[:, None], axis=0)
-    determinant = first @ across
+
+    # sums, not matrix products: XLA's CPU compiler (jaxlib 0.10.2) gave wrong products
+    # of these shapes from 16,384 rays on
+    def dot(fixed: Array, vectors: Array) -> Array:
+        return jnp.sum(fixed[:, None] * vectors, axis=0)
+
+    determinant = dot(first, across)
     start = origin - corners[0][:, None]
     one = jnp.sum(start * across, axis=0) / determinant
     turned = jnp.cross(start, first[:, None], axis=0)
     two = jnp.sum(ray * turned, axis=0) / determinant
-    distance = second @ turned / determinant
+    distance = dot(second, turned) / determinant
     normal = jnp.cross(first, second)
     normal = normal / jnp.linalg.norm(normal)
-    met = (one >= 0) & (two >= 0) & (one + two <= 1) & (normal @ ray < 0)
+    met = (one >= 0) & (two >= 0) & (one + two <= 1) & (dot(normal, ray) < 0)
     normals = jnp.broadcast_to(normal[:, None], ray.shape)
     return jnp.where(met, distance, jnp.inf), normals
 

@@ -27,7 +27,7 @@ XML = """
   <visual>
     <headlight ambient=".3 .3 .3" diffuse="0 0 0" specular="0 0 0"/>
     <map znear=".01" zfar="20"/>
-    <quality shadowsize="4096" offsamples="0"/>
+    <quality shadowsize="4096" offsamples="0" numslices="128" numstacks="128"/>
   </visual>
   <asset>
     <material name="matt" specular="0" shininess="0"/>
