@@ -32,12 +32,12 @@ _LOOP_COLUMNS = {
 }
 _GENERATE_COLUMNS = {
     "side": "generation",
-    "dtype": "numbers",
-    "prefill_seconds": "prefill, s",
     "prefill_tokens_per_second": "prompt tokens/s",
     "decode_tokens_per_second": "new tokens/s",
     "prefill_times_transformers": "prefill, times",
     "decode_times_transformers": "decode, times",
+    "prefill_cpu_times_transformers": "prefill, times in CPU s",
+    "decode_cpu_times_transformers": "decode, times in CPU s",
     "same_tokens": "same tokens",
     "prefill_mfu": "prefill MFU",
     "decode_bandwidth_share": "decode bandwidth",

@@ -25,6 +25,10 @@ from soler1_jax.model.patches import Patches
 from soler1_jax.model.rope import axial_angles, interpolate_table, place_angles
 from soler1_jax.model.stack import LayerStack
 
+# Frames of so many patches go one by one on a CPU, whose cache then holds what passes from
+# layer to layer: 0.39 s a frame of 1024 patches on one core against 0.48 s for 12 at once.
+_LONG = 512
+
 
 class FrameFeatures(NamedTuple):
     """What a frame looks like, before anything is asked about it.
@@ -281,6 +285,19 @@ class VisionTower(nnx.Module):
                 "patches of any size need the linear stem; this model has another; "
                 f"give it frames of {config.image_size} pixels"
             )
+        count, places = patches.mask.shape
+        if count == 1 or places < _LONG or jax.default_backend() != "cpu":
+            return self._encode(patches)
+
+        def one(frame: Patches) -> FrameFeatures:
+            features = self._encode(jax.tree.map(lambda a: a[None], frame))
+            return jax.tree.map(lambda a: a[0], features)
+
+        return jax.lax.map(one, jax.tree.map(jnp.asarray, patches))
+
+    def _encode(self, patches: Patches) -> FrameFeatures:
+        """`encode_patches`, all frames at once."""
+        config = self.config
         x = self.patch_embed.proj(jnp.asarray(patches.values).astype(self.dtype))
         table = self.pos_embed.embedding[...][jnp.asarray(patches.taps)]
         mixed = jnp.sum(table * jnp.asarray(patches.weights)[..., None], axis=-2)

@@ -2,11 +2,12 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 
 from soler1_jax.common.errors import UserError
-from soler1_jax.model import presets
+from soler1_jax.model import presets, vision
 from soler1_jax.model.functional import Functional
 from soler1_jax.model.patches import bucket, frame_grids, pack_patches
 
@@ -94,3 +95,34 @@ def test_a_conv_stem_takes_no_patches() -> None:
     packed = pack_patches(_values(grids), grids, QWEN)
     with pytest.raises(UserError, match="linear stem"):
         model.encode_patches(model.init(0), packed)
+
+
+def test_frames_one_by_one_are_as_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = {"hidden_size": 32, "intermediate_size": 48, "depth": 3, "num_heads": 2}
+    size = dataclasses.replace(QWEN, **small, deepstack_indexes=(0, 1))
+    config = dataclasses.replace(presets.preset("qwen3-vl-2b", 30), vision=size)
+    text = dataclasses.replace(config.text, depth=2, hidden_size=16)
+    config = dataclasses.replace(config, text=text, dtype="float32")
+    model = Functional(config)
+    params = model.init(0)
+    grids = np.array([[4, 6], [2, 8], [6, 2]])
+    packed = pack_patches(_values(grids), grids, size, exact=True)
+    together = jax.jit(model.encode_patches)(params, packed)
+    seen = []
+    encode = vision.VisionTower._encode
+
+    def watch(self, patches):
+        seen.append(patches.mask.shape)
+        return encode(self, patches)
+
+    monkeypatch.setattr(vision, "_LONG", 1)
+    monkeypatch.setattr(vision.VisionTower, "_encode", watch)
+    alone = jax.jit(lambda *x: model.encode_patches(*x))(params, packed)
+    assert seen == [(1, 24)]
+    blocks = packed.mask.reshape(3, -1, 4).all(axis=2)
+    for a, b in ((together.tokens, alone.tokens), (together.patches, alone.patches)):
+        there = blocks if a.shape[1] == blocks.shape[1] else packed.mask
+        np.testing.assert_allclose(a[there], b[there], atol=2e-5)
+    for level in range(2):
+        a, b = together.deepstack[:, level], alone.deepstack[:, level]
+        np.testing.assert_allclose(a[blocks], b[blocks], atol=2e-5)
