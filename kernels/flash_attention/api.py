@@ -13,8 +13,7 @@ import functools
 import jax
 import jax.numpy as jnp
 from soler1_jax.kernels import dispatch
-from soler1_jax.kernels.flash_attention import block_sizes, tpu, tpu_backward, xla
-from soler1_jax.kernels.flash_attention.rules import Rules
+from soler1_jax.kernels.flash_attention import program
 
 __all__ = ["flash_attention", "merge_partials"]
 
@@ -26,8 +25,6 @@ _MISSING = {
     "pallas_gpu": "on NVIDIA use 'cudnn' (bfloat16, no segments, no cap) or 'xla'"
 }
 _DTYPES = ("float32", "bfloat16")
-_NOTHING = 1e30
-"""Stands for the log-normaliser of a row without keys, so that exp(logit - it) is 0."""
 
 
 def flash_attention(
@@ -78,21 +75,19 @@ def flash_attention(
     """
     name = dispatch.choose_implementation(_NAME, implementation, _SUPPORTED, _MISSING)
     _check(q, k, v, q_segments, kv_segments, logit_cap)
-    scale = q.shape[-1] ** -0.5 if softmax_scale is None else float(softmax_scale)
     if name == "cudnn":
         _check_cudnn(q, k, causal, q_segments, logit_cap, return_lse)
         return jax.nn.dot_product_attention(
-            q, k, v, scale=scale, is_causal=causal, implementation="cudnn"
+            q, k, v, scale=softmax_scale, is_causal=causal, implementation="cudnn"
         )
-    block_q, block_k = block_sizes.choose(name, q, k, blocks)
-    rules = Rules(
-        queries=q.shape[1],
-        keys=k.shape[1],
-        causal=bool(causal),
-        softmax_scale=scale,
-        logit_cap=None if logit_cap is None else float(logit_cap),
-        block_q=block_q,
-        block_k=block_k,
+    rules = program.plan(
+        name,
+        q,
+        k,
+        causal=causal,
+        softmax_scale=softmax_scale,
+        logit_cap=logit_cap,
+        blocks=blocks,
     )
     out, lse = _attend(name, rules, q, k, v, q_segments, kv_segments)
     return (out, lse) if return_lse else out
@@ -125,30 +120,16 @@ def merge_partials(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _attend(name, rules, q, k, v, q_segments, kv_segments):
-    if name == "xla":
-        return xla.forward(rules, q, k, v, q_segments, kv_segments)
-    return tpu.forward(name, rules, q, k, v, q_segments, kv_segments)
+    return program.forward(name, rules, q, k, v, q_segments, kv_segments)
 
 
 def _attend_forward(name, rules, q, k, v, q_segments, kv_segments):
-    out, lse = _attend(name, rules, q, k, v, q_segments, kv_segments)
+    out, lse = program.forward(name, rules, q, k, v, q_segments, kv_segments)
     return (out, lse), (q, k, v, q_segments, kv_segments, out, lse)
 
 
 def _attend_backward(name, rules, residuals, gradients):
-    q, k, v, q_segments, kv_segments, out, lse = residuals
-    dout, dlse = gradients
-    empty = lse == -jnp.inf
-    # d lse / d logits are the probabilities, so its gradient joins the row's sum
-    delta = jnp.sum(dout.astype(jnp.float32) * out.astype(jnp.float32), axis=-1) - dlse
-    delta = jnp.where(empty, 0, delta)
-    lse = jnp.where(empty, _NOTHING, lse)
-    arguments = (q, k, v, q_segments, kv_segments, lse, dout, delta)
-    if name == "xla":
-        gradients = xla.backward(rules, *arguments)
-    else:
-        gradients = tpu_backward.backward(name, rules, *arguments)
-    return *gradients, None, None
+    return *program.backward(name, rules, *residuals, *gradients), None, None
 
 
 _attend.defvjp(_attend_forward, _attend_backward)

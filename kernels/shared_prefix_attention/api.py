@@ -2,7 +2,7 @@
 
 The queries of all suffixes of a prompt are one long query axis that reads the prompt's
 keys once; each suffix reads itself causally; the two parts are merged by their
-log-normalisers. The results and gradients are those of attention over G copies of the
+log-normalisers. The backward pass needs the merged output and log-normaliser only. The results and gradients are those of attention over G copies of the
 prompt, each with its suffix behind it, up to rounding (Liu et al. 2025, arXiv
 2506.05433, has the idea of the split).
 
@@ -11,11 +11,13 @@ head size.
 """
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from soler1_jax.kernels import dispatch
 from soler1_jax.kernels.flash_attention import api as flash
+from soler1_jax.kernels.flash_attention import program
 
 __all__ = ["shared_prefix_attention"]
 
@@ -64,34 +66,96 @@ def shared_prefix_attention(
     name = dispatch.choose_implementation(_NAME, implementation, _SUPPORTED, _MISSING)
     prefix, suffix = (q_prefix, k_prefix, v_prefix), (q_suffix, k_suffix, v_suffix)
     _check(prefix, suffix, suffix_lengths)
-    attend = functools.partial(
-        flash.flash_attention, softmax_scale=softmax_scale, implementation=name
-    )
+    scale = None if softmax_scale is None else float(softmax_scale)
+    return _attend(name, scale, *prefix, *suffix, suffix_lengths)
+
+
+class _Parts(NamedTuple):
+    """The two sets of keys that suffix queries see, as calls of flash attention.
+
+    Attributes:
+      prefix: queries [B, G * S, ...] on the prompt's keys; rules, arrays and segments.
+      own: queries [B * G, S, ...] on the keys of their suffix, likewise.
+    """
+
+    prefix: tuple
+    own: tuple
+
+
+def _parts(name, scale, k_prefix, v_prefix, q_suffix, k_suffix, v_suffix, lengths):
     batch, group, length = q_suffix.shape[:3]
-
-    out_prefix = attend(*prefix, causal=True)
-    segments, valid = {}, None
-    if suffix_lengths is not None:
-        valid = jnp.arange(length) < suffix_lengths[..., None]
-        valid = valid.astype(jnp.int32)
-        segments = {
-            "q_segments": valid.reshape(batch, -1),
-            "kv_segments": jnp.ones(k_prefix.shape[:2], jnp.int32),
-        }
-    long_queries = q_suffix.reshape(batch, group * length, *q_suffix.shape[3:])
-    of_prefix = attend(long_queries, k_prefix, v_prefix, return_lse=True, **segments)
-
-    if valid is not None:
-        own = valid.reshape(batch * group, length)
-        segments = {"q_segments": own, "kv_segments": own}
-    members = (x.reshape(batch * group, length, *x.shape[3:]) for x in suffix)
-    of_suffix = attend(*members, causal=True, return_lse=True, **segments)
-
-    parts = [
-        x.reshape(batch, group, length, *x.shape[2:]) for x in (*of_prefix, *of_suffix)
+    long = q_suffix.reshape(batch, group * length, *q_suffix.shape[3:])
+    members = [
+        x.reshape(batch * group, length, *x.shape[3:])
+        for x in (q_suffix, k_suffix, v_suffix)
     ]
-    out_suffix, _ = flash.merge_partials(*parts)
-    return out_prefix, out_suffix
+    of_prefix = of_own = (None, None)
+    if lengths is not None:
+        valid = (jnp.arange(length) < lengths[..., None]).astype(jnp.int32)
+        ones = jnp.ones(k_prefix.shape[:2], jnp.int32)
+        of_prefix = (valid.reshape(batch, -1), ones)
+        of_own = (valid.reshape(batch * group, length),) * 2
+    plan = functools.partial(program.plan, name, softmax_scale=scale)
+    return _Parts(
+        (plan(long, k_prefix, causal=False), long, k_prefix, v_prefix, *of_prefix),
+        (plan(*members[:2], causal=True), *members, *of_own),
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _attend(name, scale, *arguments):
+    return _attend_forward(name, scale, *arguments)[0]
+
+
+def _attend_forward(name, scale, *arguments):
+    q_prefix, k_prefix, v_prefix, q_suffix = arguments[:4]
+    rules = program.plan(name, q_prefix, k_prefix, causal=True, softmax_scale=scale)
+    out_prefix, lse_prefix = program.forward(
+        name, rules, q_prefix, k_prefix, v_prefix, None, None
+    )
+    pieces = []
+    for part in _parts(name, scale, *arguments[1:]):
+        out, lse = program.forward(name, *part)
+        pieces += [out.reshape(q_suffix.shape), lse.reshape(q_suffix.shape[:-1])]
+    out_suffix, lse_suffix = flash.merge_partials(*pieces)
+    kept = (out_prefix, lse_prefix, out_suffix, lse_suffix)
+    return (out_prefix, out_suffix), (arguments, kept)
+
+
+def _attend_backward(name, scale, residuals, gradients):
+    arguments, (out_prefix, lse_prefix, out_suffix, lse_suffix) = residuals
+    dout_prefix, dout_suffix = gradients
+    q_prefix, k_prefix, v_prefix, *suffix, _ = arguments
+    rules = program.plan(name, q_prefix, k_prefix, causal=True, softmax_scale=scale)
+    dq, dk, dv = program.backward(
+        name,
+        rules,
+        *(q_prefix, k_prefix, v_prefix, None, None),
+        *(out_prefix, lse_prefix, dout_prefix, 0.0),
+    )
+    parts = _parts(name, scale, *arguments[1:])
+    of_parts = []
+    for part in parts:
+        # the merged results stand for both parts, so neither's own need be kept
+        rows = [
+            x.reshape(*part[1].shape[:2], *x.shape[3:])
+            for x in (out_suffix, lse_suffix, dout_suffix)
+        ]
+        of_parts.append(program.backward(name, *part, *rows, 0.0))
+    (dq_a, dk_a, dv_a), (dq_b, dk_b, dv_b) = of_parts
+    q_suffix, k_suffix, v_suffix = suffix
+    return (
+        dq,
+        dk + dk_a,
+        dv + dv_a,
+        dq_a.reshape(q_suffix.shape) + dq_b.reshape(q_suffix.shape),
+        dk_b.reshape(k_suffix.shape),
+        dv_b.reshape(v_suffix.shape),
+        None,
+    )
+
+
+_attend.defvjp(_attend_forward, _attend_backward)
 
 
 def _check(prefix, suffix, suffix_lengths) -> None:

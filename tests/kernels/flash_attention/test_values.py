@@ -129,8 +129,9 @@ def test_xla_equals_the_reference_in_many_cases(case):
 
 @pytest.mark.parametrize("implementation", ["xla", "interpret"])
 def test_bfloat16(implementation):
+    # ranges of blocks that differ in length, where no causal mask hides a step too many
     case = Case(
-        implementation, 1, 150, 250, 1, 2, 72, True, 3, False, None, "bfloat16", 0
+        implementation, 1, 260, 380, 1, 2, 72, False, 3, False, None, "bfloat16", 0
     )
     check(case, (128, 128))
 

@@ -1,0 +1,92 @@
+"""One program for a call: its rules, its forward and its backward pass.
+
+What `api.flash_attention` is made of, for kernels that put several calls together. No
+argument is checked here.
+"""
+
+import jax
+import jax.numpy as jnp
+from soler1_jax.kernels.flash_attention import block_sizes, tpu, tpu_backward, xla
+from soler1_jax.kernels.flash_attention.rules import Rules
+
+Array = jax.Array
+
+_NOTHING = 1e30
+"""Stands for the log-normaliser of a row without keys, so that exp(logit - it) is 0."""
+
+
+def plan(
+    name: str,
+    q: Array,
+    k: Array,
+    *,
+    causal: bool,
+    softmax_scale: float | None,
+    logit_cap: float | None = None,
+    blocks: tuple[int, int] | None = None,
+) -> Rules:
+    """Return the rules of a call of the implementation `name`.
+
+    Raises:
+      ValueError: `blocks` does not suit the implementation.
+    """
+    block_q, block_k = block_sizes.choose(name, q, k, blocks)
+    scale = q.shape[-1] ** -0.5 if softmax_scale is None else float(softmax_scale)
+    return Rules(
+        queries=q.shape[1],
+        keys=k.shape[1],
+        causal=bool(causal),
+        softmax_scale=scale,
+        logit_cap=None if logit_cap is None else float(logit_cap),
+        block_q=block_q,
+        block_k=block_k,
+    )
+
+
+def forward(
+    name: str,
+    rules: Rules,
+    q: Array,
+    k: Array,
+    v: Array,
+    q_segments: Array | None,
+    kv_segments: Array | None,
+) -> tuple[Array, Array]:
+    """Return attention [B, Tq, Hq, D] and the log-normaliser float32 [B, Tq, Hq]."""
+    if name == "xla":
+        return xla.forward(rules, q, k, v, q_segments, kv_segments)
+    return tpu.forward(name, rules, q, k, v, q_segments, kv_segments)
+
+
+def backward(
+    name: str,
+    rules: Rules,
+    q: Array,
+    k: Array,
+    v: Array,
+    q_segments: Array | None,
+    kv_segments: Array | None,
+    out: Array,
+    lse: Array,
+    dout: Array,
+    dlse: Array | float,
+) -> tuple[Array, Array, Array]:
+    """Return the gradients of q, k and v.
+
+    Where `k` and `v` are some of the keys that `out` and `lse` are over, the gradients are
+    those of this part: the probabilities exp(logit - lse) are then the whole's.
+
+    Args:
+      name, rules, q, k, v, q_segments, kv_segments: as for `forward`.
+      out, lse: what the queries got.
+      dout, dlse: the gradients of both.
+    """
+    empty = lse == -jnp.inf
+    # d lse / d logits are the probabilities, so its gradient joins the row's sum
+    delta = jnp.sum(dout.astype(jnp.float32) * out.astype(jnp.float32), axis=-1) - dlse
+    delta = jnp.where(empty, 0, delta)
+    lse = jnp.where(empty, _NOTHING, lse)
+    arguments = (q, k, v, q_segments, kv_segments, lse, dout, delta)
+    if name == "xla":
+        return xla.backward(rules, *arguments)
+    return tpu_backward.backward(name, rules, *arguments)
