@@ -48,17 +48,17 @@ class Args:
     """Run folder; the finished model is in OUT/model."""
     data: Path = Path("data/nano")
     """Folder of the data sets."""
-    episodes: int = 8192
+    episodes: int = 12288
     """Runs for training; most are told twice."""
     exam_episodes: int = 160
     """Held-out episodes of trained tasks by which the best weights are chosen."""
     test_episodes: int = 320
     """Episodes of unseen tasks, for the figures that are shipped."""
-    perception_steps: int = 5000
+    perception_steps: int = 10000
     """Steps of learning to see."""
     compare_steps: int = 150
     """Steps of questions."""
-    progress_steps: int = 6000
+    progress_steps: int = 8000
     """Steps of progress queries."""
     attack: bool = False
     """Set policies against the model, and teach it what they found. Not done for the
