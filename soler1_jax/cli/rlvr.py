@@ -105,7 +105,7 @@ def run(args: Args) -> None:
     episodes = materials.open_episodes((args.data,), start)
     exam = materials.exam_episodes(args.exam, args.exam_episodes)
     folder = Run(args.out, "rlvr", args, may_change=_MAY_CHANGE)
-    functions = Functional(materials.model_config(start, start.tokenizer))
+    functions = Functional(materials.model_config(start, start.tokenizer, episodes))
     learner = supervise.Learner(functions, start.tokenizer, start.params)
     settings = improve.fit(settings, learner, episodes)
     metadata = {"command": command_line(), "from": start.metadata}

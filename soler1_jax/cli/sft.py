@@ -97,7 +97,7 @@ def run(args: Args) -> None:
     tokenizer = start.tokenizer or materials.find_tokenizer(
         args.tokenizer, args.data, args.out, args.vocab_size
     )
-    functions = Functional(materials.model_config(start, tokenizer))
+    functions = Functional(materials.model_config(start, tokenizer, episodes))
     plan = dataclasses.replace(
         settings.curriculum,
         **curriculum.patches(functions.config),

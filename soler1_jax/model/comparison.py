@@ -34,7 +34,7 @@ class Comparer(nnx.Module):
     """Compares the gripper and the named thing of two frames: slots and positions.
 
     It has its own word vectors: what finds a thing is its noun, what judges a motion
-    is mostly the verb.
+    is the verb.
     """
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:

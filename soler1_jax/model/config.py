@@ -232,6 +232,10 @@ class GroundingConfig:
       class_count, color_count, shape_count: outputs of the dense patch heads.
       comparison: whether the current frame is compared with the first and the previous
         one in the light of the sentence (model/comparison.py).
+      noun_ids: ids of words that name things. The comparison reads `unknown_id` in their
+        place: the slots have found the thing, and which of its motions is progress must
+        follow from the verb, also for a verb that was never trained with that thing.
+      unknown_id: see `noun_ids`.
     """
 
     size: int = 64
@@ -240,6 +244,8 @@ class GroundingConfig:
     color_count: int = 7
     shape_count: int = 4
     comparison: bool = False
+    noun_ids: tuple[int, ...] = ()
+    unknown_id: int = 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

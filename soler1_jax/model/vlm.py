@@ -209,9 +209,13 @@ class VLM(nnx.Module):
 
         Args:
           before, now: frames with leading axis B, grounded with the task's words.
-          ids: int32 [B, Lp], the prompt.
+          ids: int32 [B, Lp], the prompt; its nouns are not read.
           mask: bool [B, Lp].
         """
+        nouns = self.config.grounding.noun_ids
+        if nouns:
+            named = jnp.isin(ids, jnp.asarray(nouns))
+            ids = jnp.where(named, self.config.grounding.unknown_id, ids)
         return self.comparer(before, now, ids, mask)
 
     def _changes(

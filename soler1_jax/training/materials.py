@@ -18,7 +18,7 @@ from soler1_jax.model.config import ModelConfig
 from soler1_jax.model.functional import Functional
 from soler1_jax.model.presets import preset
 from soler1_jax.synthesis.corpus import corpus
-from soler1_jax.tokenizers.sentencepiece import Tokenizer, train_tokenizer
+from soler1_jax.tokenizers.sentencepiece import UNK, Tokenizer, train_tokenizer
 from soler1_jax.training.memory import Joined, Remembered
 
 
@@ -80,11 +80,31 @@ def starting_point(name: str) -> Start:
     return Start(name)
 
 
-def model_config(start: Start, tokenizer: Tokenizer) -> ModelConfig:
-    """The model's configuration; activations are bfloat16 on accelerators."""
+def model_config(
+    start: Start, tokenizer: Tokenizer, episodes: Sequence[Episode]
+) -> ModelConfig:
+    """The model's configuration; activations are bfloat16 on accelerators.
+
+    Args:
+      start: the model; a new one learns which words are nouns from the data.
+      tokenizer: of the model.
+      episodes: the training data; all are read for a new model.
+    """
     config = start.config or preset(start.name, tokenizer.vocab_size)
+    if start.config is None and config.grounding and config.grounding.comparison:
+        grounding = dataclasses.replace(
+            config.grounding, noun_ids=noun_ids(episodes, tokenizer), unknown_id=UNK
+        )
+        config = dataclasses.replace(config, grounding=grounding)
     dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     return dataclasses.replace(config, dtype=dtype)
+
+
+def noun_ids(episodes: Sequence[Episode], tokenizer: Tokenizer) -> tuple[int, ...]:
+    """Ids of the words by which tasks name their things, in ascending order."""
+    rows = (episodes[index] for index in range(len(episodes)))
+    names = {episode.names[episode.named] for episode in rows}
+    return tuple(sorted({i for name in names for i in tokenizer.encode(name)}))
 
 
 def open_episodes(

@@ -279,3 +279,25 @@ def test_the_same_motion_is_judged_by_the_words(
         vlm.compare(first, previous, PROMPT, PROMPT != 0),
     ):
         assert not np.allclose(act, other.act)
+
+
+def test_nouns_are_found_and_not_compared(
+    model: Functional, params: Params, frames: jax.Array
+) -> None:
+    """What a noun names moves the slots; which motion is progress, the verb alone."""
+    verb, noun, other = (int(i) for i in PROMPT[0, :3])
+    grounding = dataclasses.replace(
+        model.config.grounding, noun_ids=(noun, other), unknown_id=1
+    )
+    config = dataclasses.replace(model.config, grounding=grounding)
+    vlm = Functional(config).module(params)
+    first, _, current = _ground(vlm, frames)
+
+    def act(*words: int) -> np.ndarray:
+        ids = jnp.tile(jnp.asarray(words), (2, 1))
+        return np.asarray(vlm.compare(first, current, ids, ids != 0).act)
+
+    assert noun != other and verb not in (noun, other)
+    np.testing.assert_array_equal(act(verb, noun), act(verb, other))
+    np.testing.assert_array_equal(act(verb, noun), act(verb, 1))
+    assert not np.allclose(act(verb, noun), act(verb + 1, noun))
