@@ -110,8 +110,12 @@ def test_a_hidden_mesh_is_not_met_and_shades_nothing(meshes, implementation):
     assert not np.asarray(dark)[np.asarray(hits.geom) == 0].any()
 
 
-@pytest.mark.parametrize("implementation", ["xla", "interpret"])
-@pytest.mark.parametrize("batched", [False, True])
+# jax 0.10.2 cannot interpret a batched call with a mapped scalar operand; that such calls
+# compile is tested in test_aot.py.
+@pytest.mark.parametrize(
+    ("implementation", "batched"),
+    [("xla", False), ("xla", True), ("interpret", False)],
+)
 def test_a_mesh_whose_ball_no_ray_meets_is_skipped(
     meshes, monkeypatch, implementation, batched
 ):
