@@ -111,7 +111,7 @@ def test_a_hidden_mesh_is_not_met_and_shades_nothing(meshes, implementation):
 
 
 # jax 0.10.2 cannot interpret a batched call with a mapped scalar operand; that such calls
-# compile is tested in test_aot.py.
+# compile is tested in test_tpu.py.
 @pytest.mark.parametrize(
     ("implementation", "batched"),
     [("xla", False), ("xla", True), ("interpret", False)],
