@@ -3,7 +3,9 @@
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -43,3 +45,17 @@ def qwen_folder(tmp_path: Path) -> Path:
     for name in ("preprocessor_config.json", "video_preprocessor_config.json"):
         (folder / name).write_text(json.dumps(config))
     return folder
+
+
+@pytest.fixture
+def compilations() -> Iterator[list[str]]:
+    """Grows by one whenever XLA compiles a program."""
+    events: list[str] = []
+
+    def heard(name: str, seconds: float, **_: Any) -> None:
+        if name == "/jax/core/compile/backend_compile_duration":
+            events.append(name)
+
+    jax.monitoring.register_event_duration_secs_listener(heard)
+    yield events
+    jax.monitoring.unregister_event_duration_listener(heard)

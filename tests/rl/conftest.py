@@ -1,6 +1,5 @@
 """A world without physics: a green dot must reach a red one, on a small picture."""
 
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import flax.struct
@@ -79,17 +78,3 @@ class ToyReach:
 def toy_reach() -> type[ToyReach]:
     """The class; tests choose its settings."""
     return ToyReach
-
-
-@pytest.fixture
-def compilations() -> Iterator[list[str]]:
-    """Grows by one whenever XLA compiles a program."""
-    events: list[str] = []
-
-    def heard(name: str, seconds: float, **_: Any) -> None:
-        if name == "/jax/core/compile/backend_compile_duration":
-            events.append(name)
-
-    jax.monitoring.register_event_duration_secs_listener(heard)
-    yield events
-    jax.monitoring.unregister_event_duration_listener(heard)
