@@ -1,5 +1,6 @@
 """Every test runs on the CPU, with compiled programs kept between runs."""
 
+import gc
 import json
 import os
 import shutil
@@ -20,6 +21,21 @@ compile_cache.enable()
 # Compilation makes first examples slow; fixed seeds keep CI repeatable.
 hypothesis.settings.register_profile("jax", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("jax")
+
+
+# Linux lets a process have 65,530 memory maps (vm.max_map_count). Every compiled program
+# takes three or more, and the process dies at the one for which none is left.
+_MANY_MAPS = 30_000
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_programs() -> Iterator[None]:
+    """Lets go of compiled programs when there are very many."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > _MANY_MAPS:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture

@@ -107,8 +107,9 @@ def test_thoughts_reach_the_page_with_their_verdicts(tmp_path, monkeypatch):
     assert "stated number" in page
 
 
-@pytest.mark.slow
-def test_probes_of_a_model_hold_films_frames_and_positions(tmp_path, capsys):
+@pytest.fixture
+def tiny(tmp_path):
+    """The folder of an untrained model."""
     from soler1_jax.checkpoints.store import save_model
     from soler1_jax.model.functional import functional
     from soler1_jax.model.presets import micro
@@ -118,9 +119,30 @@ def test_probes_of_a_model_hold_films_frames_and_positions(tmp_path, capsys):
     tokenizer = train_tokenizer(["lift the red cube"] * 8, words, 160)
     model, params = functional(micro(tokenizer.vocab_size), seed=3)
     save_model(tmp_path / "m", model.config, params, tokenizer, {})
+    return tmp_path / "m"
+
+
+@pytest.mark.slow
+def test_an_attack_keeps_figures_and_pictures_of_the_worst_states(
+    tmp_path, tiny, capsys
+):
+    out, task = tmp_path / "out", "push-left-red-cube"
+    counts = ("--worlds", 1, "--candidates", 20, "--rounds", 1)
+    _eval("attack", "--rewarder", tiny, "--task", task, "--out", out, *counts)
+    result = json.loads((out / "result.json").read_text())
+    assert result["states"] == result["tasks"][task]["states"] == 20
+    assert -100 <= result["worst_true"] <= 100
+    assert [f.name for f in (out / "episodes").iterdir()] == [f"{task}-0.npz"]
+    page = (out / "report.html").read_text()
+    assert f"{task}: said" in page and "push the red cube" in page
+    assert "false per 1000" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_probes_of_a_model_hold_films_frames_and_positions(tmp_path, tiny, capsys):
     out = tmp_path / "out"
     counts = ("--episodes", 3, "--batch", 3)
-    _eval("probes", "--rewarder", tmp_path / "m", "--out", out, *counts)
+    _eval("probes", "--rewarder", tiny, "--out", out, *counts)
     result = json.loads((out / "result.json").read_text())
     for split in ("unseen", "train"):
         films, frames = result[split]["films"], result[split]["frames"]
@@ -132,6 +154,8 @@ def test_probes_of_a_model_hold_films_frames_and_positions(tmp_path, capsys):
         assert places["all"]["frames"] == 27
         assert places["all"]["named"]["mean_mm"] > 0
         assert places["without the wrist's view"] != places["all"]
+        # It claims nothing that could be edited.
+        assert result[split]["edited thoughts"] == {}
     assert "distance from the truth" in capsys.readouterr().out
 
 
@@ -140,6 +164,10 @@ def test_probes_of_a_model_hold_films_frames_and_positions(tmp_path, capsys):
     [
         (["probes", "--rewarder", "oracle"], "model"),
         (["probes", "--episodes", "-1"], "episodes"),
+        (["probes", "--edited-episodes", "0"], "edited"),
+        (["attack", "--rewarder", "oracle"], "deceived"),
+        (["attack", "--candidates", "3"], "candidates"),
+        (["attack", "--task", "lift-red-cub"], "lift-red-cube"),
         (["rewarder", "--episodes", "0"], "episodes"),
         (["rewarder", "--seed", "-3"], "negative"),
         (["rewarder", "--batch", "0"], "batch"),
