@@ -26,7 +26,13 @@ from soler1_jax.common.rewarder import Rewarder
 from soler1_jax.envs import model, tasks
 from soler1_jax.envs.base import State
 from soler1_jax.envs.layout import OBJECT_Y, TABLE_X
-from soler1_jax.envs.tabletop import REACH_HIGH, REACH_LOW, Tabletop, TabletopConfig
+from soler1_jax.envs.tabletop import (
+    REACH_HIGH,
+    REACH_LOW,
+    SQUEEZE,
+    Tabletop,
+    TabletopConfig,
+)
 
 # What a state is made of. Fixtures move over the range of their joint, fingers from shut
 # to open, the gripper within its reach, objects over the table and up to LIFTED metres.
@@ -138,9 +144,9 @@ def place(env: Tabletop, start: State, at: jax.Array) -> State:
     ctrl = jnp.concatenate([jnp.stack(gripper), jnp.stack([opening, opening])])
     data = start.data.replace(qpos=qpos, qvel=jnp.zeros_like(start.data.qvel))
     state = start.replace(data=data.replace(ctrl=ctrl))
-    # Fingers are commanded anew at every step.
-    closing = 1.0 - 2.0 * at[AXES.index("aperture")]
-    hold = jnp.stack([0.0, 0.0, 0.0, closing])
+    # Fingers are commanded anew at every step; see `Tabletop` for the last component.
+    share = (opening + SQUEEZE) / (model.FINGER_TRAVEL + SQUEEZE)
+    hold = jnp.stack([0.0, 0.0, 0.0, 1.0 - 2.0 * share])
 
     def still(state: State, _: None) -> tuple[State, None]:
         return env.step(state, hold), None

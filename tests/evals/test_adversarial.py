@@ -95,9 +95,11 @@ def test_states_are_where_they_are_put_and_fall_to_the_table():
     low, high = np.array(adversarial.REACH_LOW), np.array(adversarial.REACH_HIGH)
     wanted = low + np.array([0.9, 0.5, 0.5]) * (high - low)
     np.testing.assert_allclose(facts.gripper, wanted, atol=0.005)
-    assert facts.aperture == pytest.approx(0.5 * model.FINGER_TRAVEL, abs=0.004)
-    assert facts.objects[0, 0] == pytest.approx(-0.8 * adversarial.TABLE_X, abs=0.01)
-    assert facts.objects[0, 2] == pytest.approx(facts.object_size[0], abs=0.005)
+    aperture, size = float(facts.aperture), float(facts.object_size[0])
+    x, _, z = facts.objects[0].tolist()
+    assert aperture == pytest.approx(0.5 * model.FINGER_TRAVEL, abs=0.004)
+    assert x == pytest.approx(-0.8 * adversarial.TABLE_X, abs=0.01)
+    assert z == pytest.approx(size, abs=0.005)
 
 
 @pytest.mark.slow
