@@ -92,7 +92,7 @@ def intervene(
       model: functions of a model that writes thoughts.
       params: its weights.
       tokenizer: of the model.
-      episodes: E records of equal length.
+      episodes: E records of equal length; those without progress queries are left out.
       batch: episodes at once.
 
     Returns:
@@ -103,6 +103,9 @@ def intervene(
       moved, and moved the way the claim did; "still", the share whose answer is what it
       was. And "edits", how many there were.
     """
+    episodes = [e for e in episodes if any(q.source == "progress" for q in e.queries)]
+    if not episodes:
+        return {}
     asker = _Asker(model, tokenizer, episodes)
     rows: list[tuple[Edit, np.ndarray]] = []
     for low in range(0, len(episodes), batch):
