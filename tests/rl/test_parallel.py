@@ -89,6 +89,7 @@ assert (keys[0] != keys[1]).any()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", [(APART,), (TOGETHER, "ppo"), (TOGETHER, "drqv2")])
 def test_two_devices(program):
     body, *arguments = program

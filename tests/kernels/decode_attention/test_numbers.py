@@ -120,6 +120,7 @@ cases = st.builds(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None)
 @given(cases)
 def test_reference_in_float64_is_scipy(case):

@@ -64,6 +64,7 @@ def test_xla_equals_full_copies(**case):
     check("xla", dtype="float32", **case)
 
 
+@pytest.mark.slow
 @settings(max_examples=2)
 @given(**draw(200))
 def test_tpu_kernels_equal_full_copies(**case):
