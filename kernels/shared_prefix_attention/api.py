@@ -2,9 +2,10 @@
 
 The queries of all suffixes of a prompt are one long query axis that reads the prompt's
 keys once; each suffix reads itself causally; the two parts are merged by their
-log-normalisers. The backward pass needs the merged output and log-normaliser only. The results and gradients are those of attention over G copies of the
-prompt, each with its suffix behind it, up to rounding (Liu et al. 2025, arXiv
-2506.05433, has the idea of the split).
+log-normalisers. The backward pass needs the merged output and log-normaliser only. The
+results and gradients are those of attention over G copies of the prompt, each with its
+suffix behind it, up to rounding (Liu et al. 2025, arXiv 2506.05433, has the idea of the
+split).
 
 Dimension letters: B prompts, G suffixes a prompt, P and S lengths, Hq and Hkv heads, D
 head size.

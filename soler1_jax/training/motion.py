@@ -1,7 +1,8 @@
 """The loss of comparing frames: how much of the task's own motion lies between them.
 
 Every pair of frames of an episode is a sample, backwards too, since a motion can be
-undone. The words may lack their noun: which way is progress must follow from the verb.
+undone. Which way is progress must follow from the verb: the model's comparison reads no
+nouns, and its decoder is shown a part of the prompts without theirs.
 Letters: E episodes a batch, Q queries each, N comparisons of F frames, L words.
 """
 

@@ -217,7 +217,7 @@ def perception_loss(
     """
     episodes, length = batch["frames"].shape[:2]
     count = min(config.perception_frames, length)
-    frame_key, name_key, noun_key, wrist_key = jax.random.split(key, 4)
+    frame_key, name_key, wrist_key = jax.random.split(key, 3)
     chosen = jnp.argsort(jax.random.uniform(frame_key, (episodes, length)))[:, :count]
     rows = jnp.arange(episodes)[:, None]
     features = look(model, batch, chosen)
@@ -241,11 +241,10 @@ def perception_loss(
     asked = jnp.pad(asked, ((0, 0), (1, 0)), constant_values=True)
     parts |= perception.grounding_loss(grounded, which, asked, scenes)
     see = perception.total(parts)
-    prompts = motion.without_nouns(batch, noun_key, config.nameless)
     act = motion.act_error(
         model,
         [jax.tree.map(lambda x, i=i: x[i::count], grounded) for i in range(count)],
-        (prompts[:, 0], batch["prompt_mask"][:, 0]),
+        (batch["prompt_ids"][:, 0], batch["prompt_mask"][:, 0]),
         perception.column(batch["facts"][rows, chosen], "act"),
         jnp.ones((episodes, count), bool),
     )
@@ -292,16 +291,14 @@ def _prompt_grounding(grounded: Any, batch: Batch) -> Metrics:
     )
 
 
-def _act_of_queries(
-    model: Any, grounded: Any, batch: Batch, prompts: jax.Array
-) -> jax.Array:
+def _act_of_queries(model: Any, grounded: Any, batch: Batch) -> jax.Array:
     rows = jnp.arange(len(batch["facts"]))[:, None, None]
     acts = perception.column(batch["facts"][rows, batch["shown"]], "act")
     judged = (batch["source"] == SOURCES.index("progress"))[..., None]
     return motion.act_error(
         model,
         [jax.tree.map(lambda x, i=i: x[i::3], grounded) for i in range(3)],
-        (flatten(prompts), flatten(batch["prompt_mask"])),
+        (flatten(batch["prompt_ids"]), flatten(batch["prompt_mask"])),
         flatten(acts),
         flatten(batch["shown_mask"] & judged),
     )
@@ -351,7 +348,7 @@ def query_loss(
         "state": losses.state_error(
             outputs.state, perception.state_target(current), judged
         ),
-        "act": _act_of_queries(model, grounded, batch, prompts),
+        "act": _act_of_queries(model, grounded, batch),
     }
     loss = (
         config.perception_weight * see

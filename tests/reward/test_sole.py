@@ -6,15 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny_readout import tiny_vlm
 
 from soler1_jax.common.errors import UserError
-from soler1_jax.model.config import MediaTokens, ModelConfig, TextConfig, VisionConfig
-from soler1_jax.model.functional import functional
 from soler1_jax.model.prompt import make_prompt
 from soler1_jax.reward import composite, question, sole
-from soler1_jax.reward.pretrained import PretrainedVLM
 from soler1_jax.sampling.unconstrained import Written
-from soler1_jax.tokenizers.qwen import QwenTokenizer
 
 SENTENCES = ["lift the red cube", "open the drawer all the way"]
 BUDGET = 6
@@ -22,40 +19,7 @@ BUDGET = 6
 
 @pytest.fixture
 def vlm(qwen_folder):
-    tokens = QwenTokenizer(qwen_folder)
-    config = ModelConfig(
-        name="tiny",
-        vision=VisionConfig(
-            image_size=64,
-            patch_size=16,
-            temporal_patch_size=2,
-            hidden_size=16,
-            intermediate_size=24,
-            depth=2,
-            num_heads=2,
-            position_grid=4,
-            deepstack_indexes=(0,),
-        ),
-        text=TextConfig(
-            vocab_size=tokens.vocab_size + 3,
-            hidden_size=16,
-            intermediate_size=24,
-            depth=2,
-            num_heads=2,
-            num_kv_heads=1,
-            head_dim=8,
-            rope_theta=1e4,
-            mrope_section=(2, 1, 1),
-        ),
-        media=MediaTokens(
-            image=tokens.image_pad_id,
-            video=tokens.video_pad_id,
-            start=tokens.vision_start_id,
-            end=tokens.vision_end_id,
-        ),
-    )
-    params = functional(config, seed=1)[1]
-    return PretrainedVLM(config, params, (tokens.im_end_id,), qwen_folder)
+    return tiny_vlm(qwen_folder)
 
 
 def _films(rng, views=("external", "wrist"), frames=3):
