@@ -165,12 +165,18 @@ def _logits(rules, query, key, edge, j):
     if edge is None:
         return logits, slope
     index, segments = edge
+    query_segments = key_segments = None
+    if segments is not None:
+        # not by [], which segments that are numpy arrays refuse of a traced index
+        at = jax.lax.dynamic_index_in_dim
+        query_segments = at(segments.queries, index, keepdims=False)[:, None]
+        key_segments = at(segments.keys, j, keepdims=False)[None, :]
     allowed = rules_lib.visible(
         rules,
         (index * rules.block_q + jnp.arange(rules.block_q))[:, None],
         (j * rules.block_k + jnp.arange(rules.block_k))[None, :],
-        None if segments is None else segments.queries[index][:, None],
-        None if segments is None else segments.keys[j][None, :],
+        query_segments,
+        key_segments,
     )
     if allowed is None:
         return logits, slope

@@ -52,14 +52,30 @@ def with_gradients(
         return [np.asarray(x, np.float64) for x in (*outputs, *gradients)]
 
 
-def relative_errors(got: Sequence[np.ndarray], exact: Sequence[np.ndarray]) -> list:
-    """Return the greatest error of each array by the greatest entry of the exact one."""
+def relative_errors(
+    got: Sequence[np.ndarray], exact: Sequence[np.ndarray], outputs: int
+) -> list:
+    """Return the greatest error of each array relative to the exact entries.
+
+    Of an output, relative to its own greatest entry. Of a gradient, to the greatest of
+    all gradients: that of a query vanishes where one key has all the weight, by terms
+    that cancel and leave their rounding.
+
+    Args:
+      got: the outputs, then the gradients, of `with_gradients`.
+      exact: the same in float64.
+      outputs: how many are outputs.
+    """
+    finite = [np.isfinite(x) for x in exact]
+    greatest = [
+        np.abs(x[mask]).max(initial=0) for x, mask in zip(exact, finite, strict=True)
+    ]
+    most = max(greatest[outputs:], default=0)
+    scales = [*greatest[:outputs], *[most] * (len(exact) - outputs)]
     errors = []
-    for a, b in zip(got, exact, strict=True):
-        finite = np.isfinite(b)
-        np.testing.assert_array_equal(np.isfinite(a), finite)
-        np.testing.assert_array_equal(a[~finite], b[~finite])
-        greatest = np.abs(b[finite]).max(initial=0)
-        difference = np.abs(a[finite] - b[finite]).max(initial=0)
-        errors.append(difference / greatest if greatest else difference)
+    for a, b, mask, scale in zip(got, exact, finite, scales, strict=True):
+        np.testing.assert_array_equal(np.isfinite(a), mask)
+        np.testing.assert_array_equal(a[~mask], b[~mask])
+        difference = np.abs(a[mask] - b[mask]).max(initial=0)
+        errors.append(difference / scale if scale else difference)
     return errors

@@ -30,7 +30,7 @@ def test_reference_equals_jax_nn(causal):
     got = with_gradients(ours, (q, k, v), weights, "float64")
     exact = with_gradients(theirs, (q, k, v), weights, "float64")
     # the softmax of jax.nn is float32 in any case
-    assert max(relative_errors(got, exact)) < 1e-6
+    assert max(relative_errors(got, exact, 2)) < 1e-6
 
 
 @pytest.mark.parity
@@ -60,4 +60,4 @@ def test_reference_counts_from_the_end_as_flash_attention_does(keys):
     ).transpose(1, 2)
     (got * torch.tensor(weights[0])).sum().backward()
     theirs = [x.detach().numpy() for x in (got, *(t.grad for t in tensors))]
-    assert max(relative_errors([out, *gradients], theirs)) < 1e-12
+    assert max(relative_errors([out, *gradients], theirs, 1)) < 1e-12

@@ -13,7 +13,7 @@ from attention_cases import (
     sorted_segments,
     with_gradients,
 )
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from jax._src.pallas.mosaic.interpret import interpret_pallas_call
 from jax.experimental.pallas import tpu as pltpu
@@ -98,11 +98,15 @@ def check(case: Case, blocks: tuple[int, int]) -> None:
     weights[0] = np.asarray(jnp.asarray(weights[0], case.dtype), np.float64)
     got = with_gradients(fast, (q, k, v), weights)
     exact = with_gradients(slow, (q, k, v), weights, "float64")
-    assert max(relative_errors(got, exact)) <= TOLERANCE[case.dtype]
+    assert max(relative_errors(got, exact, 2)) <= TOLERANCE[case.dtype]
+
+
+ONE_ROW = Case("xla", 1, 1, 1, 1, 2, 8, False, 1, False, None, "float32", 0)
 
 
 @settings(max_examples=6)
 @given(case=draw_cases("xla", 16))
+@example(case=ONE_ROW)
 def test_xla_equals_the_reference(case):
     check(case, (16, 8))
 
@@ -208,7 +212,7 @@ def test_parts_can_be_merged_under_grad():
     weights = (np.asarray(w), np.asarray(w[..., 0]))
     exact = with_gradients(whole, (q, k, v), weights)
     got = with_gradients(merged, (q, k, v), weights)
-    assert max(relative_errors(got, exact)) <= 2e-6
+    assert max(relative_errors(got, exact, 2)) <= 2e-6
 
 
 def test_memory_grows_with_length_not_with_its_square():

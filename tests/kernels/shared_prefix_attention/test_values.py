@@ -40,7 +40,7 @@ def check(implementation, batch, members, sizes, heads, dtype, lengths, seed):
     ]
     got = with_gradients(fast, arguments, weights)
     exact = with_gradients(copied, arguments, weights, "float64")
-    assert max(relative_errors(got, exact)) <= TOLERANCE[dtype]
+    assert max(relative_errors(got, exact, 2)) <= TOLERANCE[dtype]
 
 
 def draw(most):
