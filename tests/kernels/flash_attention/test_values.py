@@ -118,14 +118,14 @@ def test_tpu_kernels_equal_the_reference(case):
 
 
 @pytest.mark.slow
-@settings(max_examples=30)
+@settings(max_examples=12)
 @given(case=draw_cases("interpret", 256))
 def test_tpu_kernels_equal_the_reference_in_many_cases(case):
     check(case, (256, 128))
 
 
 @pytest.mark.slow
-@settings(max_examples=60)
+@settings(max_examples=25)
 @given(case=draw_cases("xla", 32))
 def test_xla_equals_the_reference_in_many_cases(case):
     check(case, (8, 32))

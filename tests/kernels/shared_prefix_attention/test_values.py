@@ -72,7 +72,7 @@ def test_tpu_kernels_equal_full_copies(**case):
 
 
 @pytest.mark.slow
-@settings(max_examples=20)
+@settings(max_examples=8)
 @given(**draw(300))
 def test_tpu_kernels_equal_full_copies_in_many_cases(**case):
     check("interpret", dtype="float32", **case)
