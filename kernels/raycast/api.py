@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import jax
 from soler1_jax.kernels import dispatch
+from soler1_jax.kernels.raycast import normals as normals_lib
 from soler1_jax.kernels.raycast import packed, reference, tpu
 from soler1_jax.kernels.raycast.shapes import (
     FAR,
@@ -22,7 +23,17 @@ from soler1_jax.kernels.raycast.shapes import (
     Rays,
 )
 
-__all__ = ["FAR", "NEAR", "GeomType", "Geoms", "Hits", "Rays", "cast", "occluded"]
+__all__ = [
+    "FAR",
+    "NEAR",
+    "GeomType",
+    "Geoms",
+    "Hits",
+    "Rays",
+    "cast",
+    "normals",
+    "occluded",
+]
 
 Array = jax.Array
 
@@ -130,3 +141,23 @@ def occluded(
     """
     chosen = _choose("occluded", geom_types, geoms, implementation)
     return chosen(geom_types, geoms, rays, hits, to_light)
+
+
+def normals(geom_types: tuple[int, ...], geoms: Geoms, rays: Rays, hits: Hits) -> Array:
+    """Return the outward unit normals of the surfaces that were hit.
+
+    Args:
+      geom_types: G static values of `GeomType`.
+      geoms: the geoms.
+      rays: the rays that were cast.
+      hits: what they met, of any implementation; its distances bound the precision of
+        curved surfaces' normals.
+
+    Returns:
+      float32 [3, R] in the world frame; zero where nothing was hit.
+
+    Raises:
+      ValueError: unknown geom type, or meshes that do not fit.
+    """
+    _choose("cast", geom_types, geoms, "reference")
+    return normals_lib.normals(geom_types, geoms, rays, hits)

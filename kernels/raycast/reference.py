@@ -74,7 +74,7 @@ def _ball(origin: Array, ray: Array, at: Array, radii: Array) -> Piece:
     return distance, normal
 
 
-def _triangle(origin: Array, ray: Array, corners: Array) -> Piece:
+def triangle(origin: Array, ray: Array, corners: Array) -> Piece:
     """Cast against a triangle (Moeller and Trumbore 1997)."""
     first, second = corners[1] - corners[0], corners[2] - corners[0]
     across = jnp.cross(ray, second[:, None], axis=0)
@@ -186,24 +186,11 @@ def cast_all(
         rotation, position = geoms.rotation[index], geoms.position[index]
         origin = rotation.T @ (origins - position[:, None])
         ray = rotation.T @ directions
-        pieces = jax.vmap(_triangle, (None, None, 0))(origin, ray, corners)
+        pieces = jax.vmap(triangle, (None, None, 0))(origin, ray, corners)
         distances[index], normal = _first(*pieces, nearest)
         outward[index] = rotation @ normal
     distance = jnp.where(present[:, None], jnp.stack(distances), jnp.inf)
     return distance, jnp.stack(outward)
-
-
-def normals(geom_types: tuple[int, ...], geoms: Geoms, rays: Rays) -> Array:
-    """Return the outward unit normal where each ray first enters a geom, [3, R].
-
-    Zero where nothing is hit. Arguments as for `cast`.
-    """
-    directions = rays.directions()
-    origins = jnp.broadcast_to(rays.origin[:, None], directions.shape)
-    distance, normal = cast_all(geom_types, geoms, origins, directions)
-    first = jnp.argmin(distance, axis=0)
-    chosen = jnp.take_along_axis(normal, first[None, None], axis=0)[0]
-    return jnp.where(jnp.min(distance, axis=0) < FAR, chosen, 0.0)
 
 
 def cast(
