@@ -1,14 +1,14 @@
 """Surface normals where rays have hit, from what was hit and how far away.
 
-The casts keep no normals: a picture's shading needs one cosine a ray, and a tenth of the
-memory. Dimension letters: G geoms, F triangles of a mesh, R rays. Plain JAX on every
-platform; one pass over R, and one over F for each mesh.
+The casts keep no normals: shading needs one cosine a ray. Plain JAX on every platform.
+Dimension letters: G geoms, F triangles of a mesh, R rays.
 """
 
 import jax
 import jax.numpy as jnp
 from soler1_jax.kernels.raycast import reference
 from soler1_jax.kernels.raycast.shapes import (
+    NEAR,
     Geoms,
     GeomType,
     Hits,
@@ -114,7 +114,7 @@ def _of_mesh(origin: Array, ray: Array, corners: Array) -> Array:
 
     def one(best: tuple[Array, Array], triangle: Array) -> tuple[tuple, None]:
         distance, normal = reference.triangle(origin, ray, triangle)
-        nearer = (distance > 0) & (distance < best[0])
+        nearer = (distance >= NEAR) & (distance < best[0])
         return (
             jnp.where(nearer, distance, best[0]),
             jnp.where(nearer, normal, best[1]),

@@ -128,7 +128,7 @@ def test_normals_are_those_of_mujoco(scene, meshes, kind, implementation):
         close = np.linalg.norm(found[index] - normal) < 2e-2
         agree.setdefault(world.types[geom[index]], []).append(close)
     assert set(agree) == set(world.types)
-    # MuJoCo interpolates no normals, but where two faces meet either may be named
+    # where two faces meet, either may be named
     assert min(np.mean(close) for close in agree.values()) > 0.97, {
         kind: np.mean(close) for kind, close in agree.items()
     }
