@@ -3,6 +3,8 @@ PYTHON ?= $(shell for p in python3.12 python3.11 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' \
 	2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
+# a process a core, four at most: each may take 6 GB
+PYTEST := $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 RUFF := --line-length 88 --select E,F,I,UP,B,W --ignore E501
 export JAX_PLATFORMS ?=
 
@@ -21,12 +23,12 @@ quickstart: install
 	$(BIN)/python experiments/quickstart.py
 
 test: install
-	$(BIN)/pytest -m "not slow and not aot"
+	$(PYTEST) -m "not slow and not aot"
 
 # Live against transformers; brings torch.
 parity: install
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,parity]'
-	$(BIN)/pytest -m parity
+	$(PYTEST) -m parity
 
 # Compiles for TPU v5e, v5p and v6e on this machine; brings libtpu.
 aot: install

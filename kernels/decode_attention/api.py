@@ -9,17 +9,14 @@ Dimension letters: B sequences, T cache capacity, Hq and Hkv heads, D head size.
 import jax
 import jax.numpy as jnp
 from soler1_jax.kernels import dispatch
-from soler1_jax.kernels.decode_attention import tpu, xla
+from soler1_jax.kernels.decode_attention import gpu, tpu, xla
 
 __all__ = ["decode_attention"]
 
 Array = jax.Array
 
 _NAME = "decode_attention"
-_SUPPORTED = ("xla", "pallas_tpu", "interpret", "cudnn")
-_MISSING = {
-    "pallas_gpu": "on NVIDIA use 'cudnn' (bfloat16, no scales, no cap) or 'xla'"
-}
+_SUPPORTED = ("xla", "pallas_tpu", "pallas_gpu", "interpret", "cudnn")
 _DTYPES = ("float32", "bfloat16")
 _NARROW = ("int8", "float8_e4m3fn", "float8_e5m2")
 
@@ -56,9 +53,10 @@ def decode_attention(
       return_lse: also return the log of the softmax's normaliser, so that results over
         parts of the keys can be merged (`flash_attention.api.merge_partials`).
       implementation: "xla", "pallas_tpu", "interpret" (the latter on any machine),
-        "cudnn" (`jax.nn.dot_product_attention` with that backend: bfloat16 on NVIDIA,
-        without scales, cap or log-normaliser), or None, which is "pallas_tpu" on TPU
-        and "xla" elsewhere.
+        "pallas_gpu" (bfloat16 on Hopper GPUs, without scales; finite caches), "cudnn"
+        (`jax.nn.dot_product_attention` with that backend: bfloat16 on NVIDIA, without
+        scales, cap or log-normaliser), or None, which is "pallas_tpu" on TPU and "xla"
+        elsewhere.
 
     Returns:
       [B, Hq, D] in the dtype of q; with `return_lse` also float32 [B, Hq], which is -inf
@@ -68,22 +66,20 @@ def decode_attention(
       ValueError: shapes, dtypes or options do not fit together; or a gradient is asked
         for: decoding learns nothing, `flash_attention` has gradients.
     """
-    name = dispatch.choose_implementation(_NAME, implementation, _SUPPORTED, _MISSING)
+    name = dispatch.choose_implementation(_NAME, implementation, _SUPPORTED)
     _check(q, k_cache, v_cache, lengths, k_scale, v_scale, logit_cap)
     q, k_cache, v_cache = _without_gradient((q, k_cache, v_cache))
     scale = q.shape[-1] ** -0.5 if softmax_scale is None else float(softmax_scale)
     lengths = jnp.clip(lengths, 0, k_cache.shape[1])
     if name == "cudnn":
         _check_cudnn(q, k_cache, k_scale, v_scale, logit_cap, return_lse)
-        out = jax.nn.dot_product_attention(
-            q[:, None],
-            k_cache,
-            v_cache,
-            scale=scale,
-            key_value_seq_lengths=lengths,
-            implementation="cudnn",
+        return _attend_cudnn(q, k_cache, v_cache, lengths, scale)
+    if name == "pallas_gpu":
+        _check_gpu(q, k_cache, k_scale, v_scale)
+        out, lse = gpu.attend(
+            q, k_cache, v_cache, lengths, softmax_scale=scale, logit_cap=logit_cap
         )
-        return jnp.where((lengths > 0)[:, None, None], out[:, 0], 0)
+        return (out, lse) if return_lse else out
     options = {
         "softmax_scale": scale,
         "k_scale": _by_sequence(k_scale, k_cache),
@@ -103,6 +99,18 @@ def decode_attention(
         factor = jnp.repeat(_by_sequence(v_scale, v_cache), group, axis=1)
         out = (out * factor[..., None]).astype(q.dtype)
     return (out, lse) if return_lse else out
+
+
+def _attend_cudnn(q, k_cache, v_cache, lengths, scale) -> Array:
+    out = jax.nn.dot_product_attention(
+        q[:, None],
+        k_cache,
+        v_cache,
+        scale=scale,
+        key_value_seq_lengths=lengths,
+        implementation="cudnn",
+    )
+    return jnp.where((lengths > 0)[:, None, None], out[:, 0], 0)
 
 
 def _by_sequence(scale: Array | None, cache: Array) -> Array | None:
@@ -163,6 +171,17 @@ def _check(
     if logit_cap is not None and not logit_cap > 0:
         raise ValueError(
             f"logit_cap must be positive; got {logit_cap}; leave it out for no cap"
+        )
+
+
+def _check_gpu(
+    q: Array, k_cache: Array, k_scale: Array | None, v_scale: Array | None
+) -> None:
+    dispatch.require_hopper_operands(q, gpu.MAX_SIZE)
+    if k_cache.dtype != q.dtype or k_scale is not None or v_scale is not None:
+        raise ValueError(
+            f"'pallas_gpu' reads bfloat16 caches without scales; got {k_cache.dtype.name}"
+            " or scales; use 'xla'"
         )
 
 

@@ -4,12 +4,25 @@ What `api.flash_attention` is made of, for kernels that put several calls togeth
 argument is checked here.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
-from soler1_jax.kernels.flash_attention import block_sizes, tpu, tpu_backward, xla
+from soler1_jax.kernels import dispatch
+from soler1_jax.kernels.flash_attention import (
+    block_sizes,
+    gpu,
+    gpu_backward,
+    gpu_parts,
+    tpu,
+    tpu_backward,
+    xla,
+)
 from soler1_jax.kernels.flash_attention.rules import Rules
 
 Array = jax.Array
+
+HOPPER_MAX_SIZE = gpu_parts.MAX_SIZE
 
 _NOTHING = 1e30
 """Stands for the log-normaliser of a row without keys, so that exp(logit - it) is 0."""
@@ -43,6 +56,16 @@ def plan(
     )
 
 
+def suits_hopper(q: Array) -> bool:
+    """Return whether this process has a Hopper GPU, and its program takes q."""
+    return (
+        dispatch.on_hopper()
+        and q.dtype == jnp.bfloat16
+        and q.ndim == 4
+        and q.shape[-1] <= gpu_parts.MAX_SIZE
+    )
+
+
 def forward(
     name: str,
     rules: Rules,
@@ -55,6 +78,8 @@ def forward(
     """Return attention [B, Tq, Hq, D] and the log-normaliser float32 [B, Tq, Hq]."""
     if name == "xla":
         return xla.forward(rules, q, k, v, q_segments, kv_segments)
+    if name == "pallas_gpu":
+        return gpu.forward(rules, q, k, v, q_segments, kv_segments)
     return tpu.forward(name, rules, q, k, v, q_segments, kv_segments)
 
 
@@ -87,6 +112,11 @@ def backward(
     delta = jnp.where(empty, 0, delta)
     lse = jnp.where(empty, _NOTHING, lse)
     arguments = (q, k, v, q_segments, kv_segments, lse, dout, delta)
-    if name == "xla":
+    if name == "pallas_gpu" and q.shape[-1] <= gpu_backward.MAX_SIZE:
+        return gpu_backward.backward(rules, *arguments)
+    if name == "pallas_gpu":
+        block_q, block_k = block_sizes.choose("xla", q, k, None)
+        rules = dataclasses.replace(rules, block_q=block_q, block_k=block_k)
+    if name in ("xla", "pallas_gpu"):
         return xla.backward(rules, *arguments)
     return tpu_backward.backward(name, rules, *arguments)

@@ -25,9 +25,8 @@ __all__ = ["shared_prefix_attention"]
 Array = jax.Array
 
 _NAME = "shared_prefix_attention"
-_SUPPORTED = ("xla", "pallas_tpu", "interpret")
+_SUPPORTED = ("xla", "pallas_tpu", "pallas_gpu", "interpret")
 _MISSING = {
-    "pallas_gpu": "on NVIDIA use 'xla'",
     "cudnn": "cuDNN gives no differentiable log-normaliser; use 'xla'",
 }
 
@@ -56,7 +55,8 @@ def shared_prefix_attention(
       suffix_lengths: int32 [B, G] in 0..S; tokens from there on are padding, which sees
         and is seen by nothing and gives 0. None: all are S.
       softmax_scale: factor of the logits; None for D**-0.5.
-      implementation: "xla", "pallas_tpu", "interpret" or None, as for `flash_attention`.
+      implementation: "xla", "pallas_tpu", "pallas_gpu", "interpret" or None, as for
+        `flash_attention`.
 
     Returns:
       [B, P, Hq, D] and [B, G, S, Hq, D], in the dtype of q_prefix.
@@ -64,7 +64,11 @@ def shared_prefix_attention(
     Raises:
       ValueError: shapes, dtypes or options do not fit together.
     """
+    if implementation is None and program.suits_hopper(q_prefix):
+        implementation = "pallas_gpu"
     name = dispatch.choose_implementation(_NAME, implementation, _SUPPORTED, _MISSING)
+    if name == "pallas_gpu":
+        dispatch.require_hopper_operands(q_prefix, program.HOPPER_MAX_SIZE)
     prefix, suffix = (q_prefix, k_prefix, v_prefix), (q_suffix, k_suffix, v_suffix)
     _check(prefix, suffix, suffix_lengths)
     scale = None if softmax_scale is None else float(softmax_scale)
