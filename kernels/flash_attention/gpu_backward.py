@@ -150,10 +150,7 @@ def _query_kernel(rules, group, segmented, q, k, v, ranges, *refs) -> None:
             delta.at[batch, head, span],
         )
         mine = [tile.at[wg] for tile in tiles]
-        for source, tile, barrier in zip(sources, mine, once, strict=True):
-            plgpu.copy_gmem_to_smem(source, tile, barrier.at[wg])
-        for barrier in once:
-            plgpu.barrier_wait(barrier.at[wg])
+        parts.fetch_once(sources, mine, [barrier.at[wg] for barrier in once])
         my_lse, my_delta = (parts.load(tile, parts.ROW) for tile in mine[2:])
         mask = parts.Mask(rules, 0, segments, batch)
         shape = (parts.ROWS, rules.block_k)
@@ -242,10 +239,9 @@ def _key_kernel(rules, group, segmented, q, k, v, ranges, *refs) -> None:
         key = block * rules.block_k + wg * parts.ROWS
         mine = (batch, pl.ds(key, parts.ROWS), head)
         keys, values = (tile.at[wg] for tile in tiles)
-        for source, tile, barrier in zip((k, v), (keys, values), once, strict=True):
-            plgpu.copy_gmem_to_smem(source.at[mine], tile, barrier.at[wg])
-        for barrier in once:
-            plgpu.barrier_wait(barrier.at[wg])
+        parts.fetch_once(
+            (k.at[mine], v.at[mine]), (keys, values), [b.at[wg] for b in once]
+        )
         mask = parts.Mask(rules, 1, segments, batch)
         shape = (parts.ROWS, rules.block_q)
 
@@ -272,8 +268,7 @@ def _key_kernel(rules, group, segmented, q, k, v, ranges, *refs) -> None:
             )
 
             def dlogits():
-                delta_here = parts.down(parts.load(deltas, parts.COLUMN), shape)
-                dx = dweights - delta_here
+                dx = dweights - parts.down(parts.load(deltas, parts.COLUMN), shape)
                 for factor in factors:
                     dx *= factor
                 return dx.astype(q.dtype)
@@ -283,9 +278,8 @@ def _key_kernel(rules, group, segmented, q, k, v, ranges, *refs) -> None:
                 (factors[0].astype(q.dtype), douts),
                 (dlogits, queries),
             )
-            for barrier in freed[1:]:
+            for barrier in freed:
                 plgpu.barrier_arrive(barrier.at[slot])
-            plgpu.barrier_arrive(freed[0].at[slot])
             return total_k, total_v
 
         def of_member(member, totals):
@@ -308,7 +302,6 @@ def _key_kernel(rules, group, segmented, q, k, v, ranges, *refs) -> None:
     @pl.when(wg == _WARPGROUPS)
     def _fetch():
         plgpu.set_max_registers(_REGISTERS[1], action="decrease")
-
         streams = zip((q, dout, lse, delta), rings, filled, freed, strict=True)
         _fetch_queries(rules, group, bounds, (batch, head), tuple(streams))
 

@@ -263,6 +263,14 @@ class Mask(NamedTuple):
         return x
 
 
+def fetch_once(sources, buffers, barriers) -> None:
+    """Fetch what stays for the whole of a kernel, and wait for it."""
+    for source, buffer, barrier in zip(sources, buffers, barriers, strict=True):
+        plgpu.copy_gmem_to_smem(source, buffer, barrier)
+    for barrier in barriers:
+        plgpu.barrier_wait(barrier)
+
+
 def fill_ring(steps: Array, streams: tuple[tuple, ...]) -> None:
     """Fetch blocks in turn, each into the buffer that was freed longest ago.
 
