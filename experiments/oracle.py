@@ -54,6 +54,7 @@ class Args:
         "lift-red-cube",
         "close-lid",
         "lever-down",
+        "slide-window-right",
     )
     """Tasks."""
     algo: tuple[Literal["drqv2", "ppo"], ...] = ("drqv2", "ppo")
