@@ -59,9 +59,9 @@ def flash_attention(
         that results over parts of the keys can be merged (`merge_partials`).
       implementation: "xla", "pallas_tpu", "interpret" (the latter on any machine),
         "pallas_gpu" (bfloat16 on Hopper GPUs, heads up to 256; gradients of heads beyond
-        128 are those of "xla"), "cudnn" (`jax.nn.dot_product_attention` with that backend: bfloat16 on NVIDIA,
-        without segments, cap, log-normaliser or causal unequal lengths), or None, which
-        is "pallas_tpu" on TPU, "pallas_gpu" where it can be and "xla" elsewhere.
+        128 are those of "xla"), "cudnn" (`jax.nn.dot_product_attention` with that
+        backend: bfloat16 on NVIDIA, without segments, cap, log-normaliser or causal
+        unequal lengths), or None, which is "pallas_tpu" on TPU, "pallas_gpu" where it can be and "xla" elsewhere.
       blocks: queries and keys of a block; None chooses. Multiples of 128 on TPU.
 
     Returns:

@@ -41,6 +41,11 @@ def choose(
                 f"blocks must be two positive multiples of {unit} for {implementation};"
                 f" got {tuple(wanted)}; leave it out to choose by shape"
             )
+        if implementation == "pallas_gpu" and max(wanted) > 2 * _GPU_ROWS:
+            raise ValueError(
+                f"blocks of pallas_gpu are at most {2 * _GPU_ROWS}; got {tuple(wanted)};"
+                " leave it out to choose by shape"
+            )
         return tuple(
             min(w, _round_up(x.shape[1], unit))
             for w, x in zip(wanted, (q, k), strict=True)

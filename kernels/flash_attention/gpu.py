@@ -1,4 +1,4 @@
-"""Attention for Hopper: the forward kernel, and what it shares with the backward ones.
+"""Attention for Hopper: the forward kernel.
 
 A block of threads holds one block of queries of one head, a part of it in each of its
 computing warpgroups; one more warpgroup fetches. Keys and values go through a ring of
@@ -26,30 +26,21 @@ from soler1_jax.kernels.flash_attention.rules import FLOOR, Rules
 
 Array = jax.Array
 
-_REGISTERS = {2: (232, 40), 3: (160, 32)}
-"""By computing warpgroups, registers of a computing and of the fetching thread."""
+_STAGES = 2
+"""Buffers of keys, and of values."""
+
+_REGISTERS = (232, 40)
+"""Of a thread that computes and of one that fetches, with two computing warpgroups."""
 
 
-class Tuning(NamedTuple):
-    """How a kernel goes about its work.
+def works_ahead(rules: Rules, size: int, segmented: bool) -> bool:
+    """Return whether the next block's products start before this one's values are summed.
 
-    Attributes:
-      stages: buffers of keys, and of values.
-      turns: whether two computing warpgroups take turns at the tensor cores.
-      ahead: whether the products of the next block start before the values of this one
-        are summed.
+    Else the warpgroups take turns. What measured faster on an H100: see
+    docs/flash_attention.md.
     """
-
-    stages: int
-    turns: bool
-    ahead: bool
-
-
-def tuning(rules: Rules, size: int, segmented: bool) -> Tuning:
-    """Return what measured fastest on an H100 (docs/flash_attention.md)."""
     plain = not (segmented or rules.causal or rules.keys % rules.block_k)
-    ahead = plain and size == 128 and rules.block_q == 2 * ROWS
-    return Tuning(stages=2, turns=not ahead, ahead=ahead)
+    return plain and size == 128 and rules.block_q == 2 * ROWS
 
 
 def forward(
@@ -70,28 +61,25 @@ def forward(
     return out[:, : rules.queries, :, : q.shape[-1]], lse
 
 
-def attend(
-    rules: Rules, args: parts.Operands, ranges: Array, tuned: Tuning | None = None
-) -> tuple[Array, Array]:
+def attend(rules: Rules, args: parts.Operands, ranges: Array) -> tuple[Array, Array]:
     """Return padded attention [B, T, Hq, D] and log-normalisers float32 [B, Hq, T].
 
     Args:
       rules: the call's.
       args: its arguments. Fewer queries than a warpgroup has rows are enough for one.
       ranges: int32 [B or 1, Nq, 4], as of `rules.key_block_ranges`; not empty.
-      tuned: None for what suits the call.
     """
     batch, length, heads, size = args.queries.shape
-    tuned = tuned or tuning(rules, size, bool(args.segments))
+    ahead = works_ahead(rules, size, bool(args.segments))
     wgs = rules.block_q // ROWS
     dtype = args.queries.dtype
-    ring = parts.tile((tuned.stages, rules.block_k, size), dtype)
-    turns = plgpu.Barrier(num_arrivals=2) if wgs == 2 and tuned.turns else None
-    freed = plgpu.Barrier(num_arrivals=wgs, num_barriers=tuned.stages)
-    filled = plgpu.Barrier(num_barriers=tuned.stages)
+    ring = parts.tile((_STAGES, rules.block_k, size), dtype)
+    turns = plgpu.Barrier(num_arrivals=2) if wgs == 2 and not ahead else None
+    freed = plgpu.Barrier(num_arrivals=wgs, num_barriers=_STAGES)
+    filled = plgpu.Barrier(num_barriers=_STAGES)
     return plgpu.kernel(
         functools.partial(
-            _forward_kernel, rules, args.group, bool(args.segments), tuned
+            _forward_kernel, rules, args.group, bool(args.segments), ahead
         ),
         out_type=(
             jax.ShapeDtypeStruct(args.queries.shape, dtype),
@@ -114,7 +102,7 @@ def attend(
     )(args.queries, args.keys, args.values, ranges, *args.segments)
 
 
-def _forward_kernel(rules, group, segmented, tuned, q, k, v, ranges, *refs) -> None:
+def _forward_kernel(rules, group, segmented, ahead, q, k, v, ranges, *refs) -> None:
     segments, refs = (refs[:2], refs[2:]) if segmented else ((), refs)
     out, lse, q_tile, lse_tile, rings, q_filled, filled, freed, turns = refs
     wgs = rules.block_q // ROWS
@@ -127,8 +115,8 @@ def _forward_kernel(rules, group, segmented, tuned, q, k, v, ranges, *refs) -> N
 
     @pl.when(wg < wgs)
     def _compute():
-        if wgs in _REGISTERS:
-            plgpu.set_max_registers(_REGISTERS[wgs][0], action="increase")
+        if wgs == 2:
+            plgpu.set_max_registers(_REGISTERS[0], action="increase")
         query = block * rules.block_q + wg * ROWS
         span = pl.ds(query, rows)
         mine = (batch, span, head)
@@ -146,7 +134,7 @@ def _forward_kernel(rules, group, segmented, tuned, q, k, v, ranges, *refs) -> N
             (filled, freed),
             _Turns(turns, wg),
         )
-        run = softmax.run_ahead if tuned.ahead else softmax.run
+        run = softmax.run_ahead if ahead else softmax.run
         values, top, total = run(bounds, q.shape[-1])
         some = total > 0
         norm = jnp.where(some, total, 1.0)
@@ -159,8 +147,8 @@ def _forward_kernel(rules, group, segmented, tuned, q, k, v, ranges, *refs) -> N
 
     @pl.when(wg == wgs)
     def _fetch():
-        if wgs in _REGISTERS:
-            plgpu.set_max_registers(_REGISTERS[wgs][1], action="decrease")
+        if wgs == 2:
+            plgpu.set_max_registers(_REGISTERS[1], action="decrease")
         key_head = lax.div(head, jnp.int32(group))
         streams = zip((k, v), rings, filled, freed, strict=True)
         parts.fetch_keys(rules, bounds, (batch, key_head), streams)
@@ -301,11 +289,9 @@ class _Softmax(NamedTuple):
         )
         rest = tuple(jnp.maximum(bound, first + 1) for bound in bounds)
         carry = (parts.zeros((ROWS, size)), top, total, weights)
-        self.turns.shift(1)
         values, top, total, weights = parts.loops(
             rest, self.step_ahead, carry, masked=self.masked
         )
-        self.turns.shift(0)
         slot = self.slot(bounds[3] - 1)
         plgpu.barrier_wait(filled[1].at[slot])
         values = parts.add_product(values, weights, self.rings[1].at[slot])
@@ -326,8 +312,6 @@ class _Softmax(NamedTuple):
                 keys = self.rings[0].at[slot].transpose((1, 0))
                 plgpu.wgmma(x, self.queries, keys)
                 plgpu.wgmma(sums, weights[...], self.rings[1].at[before])
-                self.turns.arrive()
-                self.turns.wait()
                 return plgpu.wgmma_accumulator_load(x, wait_n=1)
 
             shape = (ROWS, self.rules.block_k)
@@ -340,6 +324,4 @@ class _Softmax(NamedTuple):
         values, top, total, weights, shrink = pl.run_state(products)(state)
         plgpu.barrier_arrive(freed[1].at[before])
         values *= parts.across(shrink, values.shape)
-        self.turns.arrive()
-        self.turns.wait()
         return values, top, total, weights

@@ -67,10 +67,10 @@ def shared_prefix_attention(
     if implementation is None and program.suits_hopper(q_prefix):
         implementation = "pallas_gpu"
     name = dispatch.choose_implementation(_NAME, implementation, _SUPPORTED, _MISSING)
-    if name == "pallas_gpu":
-        dispatch.require_hopper_operands(q_prefix, program.HOPPER_MAX_SIZE)
     prefix, suffix = (q_prefix, k_prefix, v_prefix), (q_suffix, k_suffix, v_suffix)
     _check(prefix, suffix, suffix_lengths)
+    if name == "pallas_gpu":
+        dispatch.require_hopper_operands(q_prefix, program.HOPPER_MAX_SIZE)
     scale = None if softmax_scale is None else float(softmax_scale)
     return _attend(name, scale, *prefix, *suffix, suffix_lengths)
 

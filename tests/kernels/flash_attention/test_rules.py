@@ -106,3 +106,36 @@ def test_the_table_counts_its_pairs(name):
             shape.length, shape.length, shape.causal, segments, segments
         )
     assert shape.pairs() == int(allowed.sum())
+
+
+@given(
+    queries=st.integers(1, 40),
+    keys=st.integers(1, 40),
+    causal=st.booleans(),
+    blocks=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    kinds=st.sampled_from([0, 1, 2, 5]),
+    seed=st.integers(0, 2**16),
+)
+def test_blocks_seen_whole_need_no_mask(queries, keys, causal, blocks, kinds, seed):
+    rng = np.random.default_rng(seed)
+    call = _rules(queries, keys, causal, *blocks)
+    segments = None, None
+    if kinds:
+        segments = tuple(
+            np.sort(rng.integers(0, kinds + 1, (2, n)).astype(np.int32))
+            for n in (queries, keys)
+        )
+    mask = np.asarray(reference.mask(queries, keys, causal, *segments))[:, 0]
+    of_keys = np.asarray(rules.key_block_ranges(call, *segments))
+    of_queries = np.asarray(rules.query_block_ranges(call, *segments))
+    for bounds, size, across, turned in (
+        (of_keys, call.block_q, call.block_k, mask),
+        (of_queries, call.block_k, call.block_q, np.swapaxes(mask, 1, 2)),
+    ):
+        for row, i in np.ndindex(bounds.shape[:2]):
+            first, whole, whole_end, end = bounds[row, i]
+            assert first <= whole <= whole_end <= max(end, whole)
+            seen = turned[row, i * size : (i + 1) * size]
+            assert seen[:, whole * across : whole_end * across].all()
+            assert not seen[:, : first * across].any()
+            assert not seen[:, end * across :].any()
