@@ -20,10 +20,7 @@ __all__ = ["flash_attention", "merge_partials"]
 Array = jax.Array
 
 _NAME = "flash_attention"
-_SUPPORTED = ("xla", "pallas_tpu", "interpret", "cudnn")
-_MISSING = {
-    "pallas_gpu": "on NVIDIA use 'cudnn' (bfloat16, no segments, no cap) or 'xla'"
-}
+_SUPPORTED = ("xla", "pallas_tpu", "pallas_gpu", "interpret", "cudnn")
 _DTYPES = ("float32", "bfloat16")
 
 
@@ -73,7 +70,7 @@ def flash_attention(
     Raises:
       ValueError: shapes, dtypes or options do not fit together.
     """
-    name = dispatch.choose_implementation(_NAME, implementation, _SUPPORTED, _MISSING)
+    name = dispatch.choose_implementation(_NAME, implementation, _SUPPORTED)
     _check(q, k, v, q_segments, kv_segments, logit_cap)
     if name == "cudnn":
         _check_cudnn(q, k, causal, q_segments, logit_cap, return_lse)

@@ -12,6 +12,9 @@ _CPU_BLOCK = 128
 
 _BLOCK = 512
 
+_GPU_ROWS = 64
+"""Queries of a warpgroup of the Hopper kernel; two make a block."""
+
 
 def choose(
     implementation: str,
@@ -28,9 +31,10 @@ def choose(
       wanted: what the caller asks for, or None.
 
     Raises:
-      ValueError: `wanted` is not two positive numbers, or does not suit a TPU.
+      ValueError: `wanted` is not two positive numbers, or does not suit the
+        program.
     """
-    unit = 1 if implementation == "xla" else _LANES
+    unit = {"xla": 1, "pallas_gpu": _GPU_ROWS}.get(implementation, _LANES)
     if wanted is not None:
         if len(wanted) != 2 or any(size < 1 or size % unit for size in wanted):
             raise ValueError(
@@ -43,6 +47,9 @@ def choose(
         )
     if implementation == "xla":
         most_q = most_k = _CPU_BLOCK if jax.default_backend() == "cpu" else _BLOCK
+    elif implementation == "pallas_gpu":
+        # two buffers of keys and of values must fit in shared memory beside the queries
+        most_q, most_k = 2 * _GPU_ROWS, 128 if q.shape[-1] <= 128 else 64
     else:
         # a block of logits and its like must fit in VMEM beside the operands
         most_q = most_k = _BLOCK if q.shape[-1] <= 128 else _BLOCK // 2

@@ -6,7 +6,14 @@ argument is checked here.
 
 import jax
 import jax.numpy as jnp
-from soler1_jax.kernels.flash_attention import block_sizes, tpu, tpu_backward, xla
+from soler1_jax.kernels.flash_attention import (
+    block_sizes,
+    gpu,
+    gpu_backward,
+    tpu,
+    tpu_backward,
+    xla,
+)
 from soler1_jax.kernels.flash_attention.rules import Rules
 
 Array = jax.Array
@@ -55,6 +62,8 @@ def forward(
     """Return attention [B, Tq, Hq, D] and the log-normaliser float32 [B, Tq, Hq]."""
     if name == "xla":
         return xla.forward(rules, q, k, v, q_segments, kv_segments)
+    if name == "pallas_gpu":
+        return gpu.forward(rules, q, k, v, q_segments, kv_segments)
     return tpu.forward(name, rules, q, k, v, q_segments, kv_segments)
 
 
@@ -87,6 +96,8 @@ def backward(
     delta = jnp.where(empty, 0, delta)
     lse = jnp.where(empty, _NOTHING, lse)
     arguments = (q, k, v, q_segments, kv_segments, lse, dout, delta)
-    if name == "xla":
+    if name == "pallas_gpu" and q.shape[-1] <= gpu_backward.MAX_SIZE:
+        return gpu_backward.backward(rules, *arguments)
+    if name in ("xla", "pallas_gpu"):
         return xla.backward(rules, *arguments)
     return tpu_backward.backward(name, rules, *arguments)

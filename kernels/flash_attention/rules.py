@@ -122,6 +122,31 @@ def query_ranges(
     return _first_and_end(jnp.swapaxes(met, 1, 2))
 
 
+def key_block_ranges(
+    rules: Rules, q_segments: Array | None, kv_segments: Array | None
+) -> Array:
+    """Return which key blocks each block of queries sees, and which of them whole.
+
+    Takes what `key_ranges` takes.
+
+    Returns:
+      int32 [R, Nq, 4]: the first block seen, the first and one past the last of those
+      that every query sees whole, one past the last seen. Where none is seen whole the
+      two in the middle are the first.
+    """
+    met = _blocks_that_meet(rules, q_segments, kv_segments)
+    return _three_parts(met, _blocks_seen_whole(rules, q_segments, kv_segments))
+
+
+def query_block_ranges(
+    rules: Rules, q_segments: Array | None, kv_segments: Array | None
+) -> Array:
+    """Return `key_block_ranges` with queries and keys exchanged, int32 [R, Nk, 4]."""
+    met = _blocks_that_meet(rules, q_segments, kv_segments)
+    whole = _blocks_seen_whole(rules, q_segments, kv_segments)
+    return _three_parts(*(jnp.swapaxes(x, 1, 2) for x in (met, whole)))
+
+
 def leading_full_blocks(rules: Rules) -> np.ndarray:
     """Return how many key blocks, from the first, every query of a block sees whole.
 
@@ -165,6 +190,31 @@ def _blocks_that_meet(
     )
 
 
+def _blocks_seen_whole(
+    rules: Rules, q_segments: Array | None, kv_segments: Array | None
+) -> Array:
+    """Return bool [R, Nq, Nk]: no query of the one misses a key of the other."""
+    shape = (1, rules.blocks_q, rules.blocks_k)
+    whole = np.ones(shape, bool)
+    last_key = (np.arange(rules.blocks_k) + 1) * rules.block_k - 1
+    if rules.causal:
+        first_query = np.arange(rules.blocks_q) * rules.block_q + rules.offset
+        whole &= last_key[None, :] <= first_query[:, None]
+    if q_segments is None:
+        return jnp.asarray(whole & (last_key < rules.keys))
+    of_q = _only_segment(q_segments, rules.blocks_q, rules.block_q, other=0)
+    of_k = _only_segment(kv_segments, rules.blocks_k, rules.block_k, other=-1)
+    return jnp.asarray(whole) & (of_q[:, :, None] == of_k[:, None, :])
+
+
+def _only_segment(segments: Array, blocks: int, size: int, other: int) -> Array:
+    """Return the segment of each block, or `other` if it has several or padding."""
+    parts = pad_blocks(jnp.maximum(segments, 0), blocks, size, 1)
+    parts = parts.reshape(-1, blocks, size)
+    low, high = jnp.min(parts, axis=-1), jnp.max(parts, axis=-1)
+    return jnp.where((low == high) & (low > 0), low, other)
+
+
 def _extremes(segments: Array, blocks: int, size: int) -> tuple[Array, Array]:
     """Return least and greatest positive segment a block; empty blocks meet no other."""
     parts = pad_blocks(segments, blocks, size, 1).reshape(-1, blocks, size)
@@ -182,3 +232,15 @@ def _first_and_end(met: Array) -> tuple[Array, Array]:
         jnp.where(some, first, 0).astype(jnp.int32),
         jnp.where(some, end, 0).astype(jnp.int32),
     )
+
+
+def _three_parts(met: Array, whole: Array) -> Array:
+    """Return int32 [R, N, 4] from bool [R, N, M] twice."""
+    first, end = _first_and_end(met)
+    some = jnp.any(whole, axis=-1)
+    start = jnp.where(some, jnp.argmax(whole, axis=-1), first)
+    index = jnp.arange(whole.shape[-1])
+    past = ~whole & (index >= start[..., None])
+    stop = jnp.where(jnp.any(past, axis=-1), jnp.argmax(past, axis=-1), whole.shape[-1])
+    stop = jnp.where(some, stop, start)
+    return jnp.stack([first, start, stop, end], axis=-1).astype(jnp.int32)

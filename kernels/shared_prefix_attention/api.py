@@ -25,9 +25,8 @@ __all__ = ["shared_prefix_attention"]
 Array = jax.Array
 
 _NAME = "shared_prefix_attention"
-_SUPPORTED = ("xla", "pallas_tpu", "interpret")
+_SUPPORTED = ("xla", "pallas_tpu", "pallas_gpu", "interpret")
 _MISSING = {
-    "pallas_gpu": "on NVIDIA use 'xla'",
     "cudnn": "cuDNN gives no differentiable log-normaliser; use 'xla'",
 }
 
