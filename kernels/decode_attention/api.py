@@ -9,17 +9,14 @@ Dimension letters: B sequences, T cache capacity, Hq and Hkv heads, D head size.
 import jax
 import jax.numpy as jnp
 from soler1_jax.kernels import dispatch
-from soler1_jax.kernels.decode_attention import tpu, xla
+from soler1_jax.kernels.decode_attention import gpu, tpu, xla
 
 __all__ = ["decode_attention"]
 
 Array = jax.Array
 
 _NAME = "decode_attention"
-_SUPPORTED = ("xla", "pallas_tpu", "interpret", "cudnn")
-_MISSING = {
-    "pallas_gpu": "on NVIDIA use 'cudnn' (bfloat16, no scales, no cap) or 'xla'"
-}
+_SUPPORTED = ("xla", "pallas_tpu", "pallas_gpu", "interpret", "cudnn")
 _DTYPES = ("float32", "bfloat16")
 _NARROW = ("int8", "float8_e4m3fn", "float8_e5m2")
 
@@ -68,7 +65,7 @@ def decode_attention(
       ValueError: shapes, dtypes or options do not fit together; or a gradient is asked
         for: decoding learns nothing, `flash_attention` has gradients.
     """
-    name = dispatch.choose_implementation(_NAME, implementation, _SUPPORTED, _MISSING)
+    name = dispatch.choose_implementation(_NAME, implementation, _SUPPORTED)
     _check(q, k_cache, v_cache, lengths, k_scale, v_scale, logit_cap)
     q, k_cache, v_cache = _without_gradient((q, k_cache, v_cache))
     scale = q.shape[-1] ** -0.5 if softmax_scale is None else float(softmax_scale)
@@ -84,6 +81,11 @@ def decode_attention(
             implementation="cudnn",
         )
         return jnp.where((lengths > 0)[:, None, None], out[:, 0], 0)
+    if name == "pallas_gpu":
+        out, lse = gpu.attend(
+            q, k_cache, v_cache, lengths, softmax_scale=scale, logit_cap=logit_cap
+        )
+        return (out, lse) if return_lse else out
     options = {
         "softmax_scale": scale,
         "k_scale": _by_sequence(k_scale, k_cache),

@@ -36,8 +36,9 @@ def attend(
     block = 128 if size <= 128 else 64
     parts = _parts(batch * key_heads, capacity, block)
     length = capacity // parts
+    rows_held = -(-group // 8) * 8
     rules = Rules(
-        queries=gpu.ROWS,
+        queries=rows_held,
         keys=length,
         causal=False,
         softmax_scale=softmax_scale,
@@ -54,9 +55,10 @@ def attend(
     of_part = jnp.clip(lengths[:, None] - start, 0, length).reshape(-1)
     valid = (jnp.arange(length) < of_part[:, None]).astype(jnp.int32)
     ones = jnp.ones((batch * parts, gpu.ROWS), jnp.int32)
-    rows = jnp.pad(rows, ((0, 0), (0, gpu.ROWS - group), (0, 0), (0, 0)))
+    rows = jnp.pad(rows, ((0, 0), (0, rows_held - group), (0, 0), (0, 0)))
     args = gpu.operands(rules, rows, keys, values, ones, valid)
-    whole, end = of_part // block, -(-of_part // block)
+    args = args._replace(queries=gpu.pad(1, rows_held, rows))
+    whole, end = of_part // block, jnp.maximum(-(-of_part // block), 1)
     ranges = jnp.stack([0 * whole, 0 * whole, whole, end], axis=-1)[:, None]
     out, lse = gpu.attend(rules, args, ranges.astype(jnp.int32))
     out = out[:, :group, :, :size].reshape(batch, parts, group, key_heads, size)

@@ -36,9 +36,30 @@ ROW = PRODUCT.reduce(1)
 COLUMN = PRODUCT.reduce(0)
 """Layout of a number a column of a product."""
 
-_STAGES = 2
 _REGISTERS = {2: (232, 40), 3: (160, 32)}
 """By computing warpgroups, registers of a computing and of the fetching thread."""
+
+
+class Tuning(NamedTuple):
+    """How a kernel goes about its work.
+
+    Attributes:
+      stages: buffers of keys, and of values.
+      turns: whether two computing warpgroups take turns at the tensor cores.
+      ahead: whether the products of the next block start before the values of this one
+        are summed.
+    """
+
+    stages: int
+    turns: bool
+    ahead: bool
+
+
+def tuning(rules: Rules, size: int, segmented: bool) -> Tuning:
+    """Return what measured fastest on an H100 (docs/flash_attention.md)."""
+    plain = not (segmented or rules.causal or rules.keys % rules.block_k)
+    ahead = plain and size == 128 and rules.block_q == 2 * ROWS
+    return Tuning(stages=2, turns=not ahead, ahead=ahead)
 
 
 class Operands(NamedTuple):
@@ -151,6 +172,42 @@ def add_product(sums: Array, a, b) -> Array:
     return pl.run_state(product)(plgpu.ACC.init(sums))
 
 
+def multiply_two(first: tuple, second: tuple, shape: tuple[int, int], then):
+    """Return `then` of one product, done while another is made, and that other.
+
+    Args:
+      first, second: two buffers each.
+      shape: of both products.
+      then: a function of the first product.
+    """
+
+    def products(x, y):
+        plgpu.wgmma(x, *first)
+        plgpu.wgmma(y, *second)
+        done = then(plgpu.wgmma_accumulator_load(x, wait_n=1))
+        return done, plgpu.wgmma_accumulator_load(y)
+
+    sums = plgpu.ACC(shape, jnp.float32)
+    return pl.run_scoped(products, sums, sums)
+
+
+def add_two_products(sums: tuple, first: tuple, second: tuple) -> tuple[Array, Array]:
+    """Return two sums with a product added to each.
+
+    Args:
+      sums: float32, two.
+      first: a factor and a buffer.
+      second: a function that makes a factor while the first product is made, and a
+        buffer.
+    """
+
+    def products(refs):
+        plgpu.wgmma(refs[0], *first)
+        plgpu.wgmma(refs[1], second[0](), second[1])
+
+    return pl.run_state(products)(tuple(plgpu.ACC.init(x) for x in sums))
+
+
 def load(ref, layout) -> Array:
     """Return what a reference to device memory holds, in a layout."""
     return plgpu.load(ref, (), layout=layout, optimized=False)
@@ -172,12 +229,19 @@ def zeros(shape: tuple[int, ...], value: float = 0.0) -> Array:
     return plgpu.layout_cast(jnp.full(shape, value, jnp.float32), layout)
 
 
-def logits(rules: Rules, products: Array) -> tuple[Array, Array | None]:
-    """Return logits in units of log 2, and the slope of the cap if there is one."""
-    if rules.logit_cap is None:
-        return products * (rules.softmax_scale * LOG2E), None
-    bent = jnp.tanh(products * (rules.softmax_scale / rules.logit_cap))
-    return bent * (rules.logit_cap * LOG2E), 1 - bent * bent
+def logits(rules: Rules, products: Array) -> tuple[Array, float, Array | None]:
+    """Return logits but for a factor, the factor, and the slope of the cap if any.
+
+    The factor, positive, gives them in units of log 2; it is applied together with the
+    subtraction of their maximum, as one instruction.
+    """
+    scale = rules.softmax_scale
+    if rules.logit_cap is not None:
+        bent = jnp.tanh(products * (scale / rules.logit_cap))
+        return bent, rules.logit_cap * LOG2E, 1 - bent * bent
+    if scale > 0:
+        return products, scale * LOG2E, None
+    return products * (scale * LOG2E), 1.0, None
 
 
 class Mask(NamedTuple):
@@ -239,29 +303,36 @@ def forward(
     """Return attention [B, Tq, Hq, D] and the log-normaliser float32 [B, Tq, Hq]."""
     args = operands(rules, q, k, v, q_segments, kv_segments)
     ranges = rules_lib.key_block_ranges(rules, q_segments, kv_segments)
+    # a block that sees nothing has one block of keys to find that out
+    ranges = ranges.at[..., 3].max(ranges[..., 0] + 1)
     out, lse = attend(rules, args, ranges)
     lse = jnp.swapaxes(lse[:, :, : rules.queries], 1, 2)
     return out[:, : rules.queries, :, : q.shape[-1]], lse
 
 
-def attend(rules: Rules, args: Operands, ranges: Array) -> tuple[Array, Array]:
+def attend(
+    rules: Rules, args: Operands, ranges: Array, tuned: Tuning | None = None
+) -> tuple[Array, Array]:
     """Return padded attention [B, T, Hq, D] and log-normalisers float32 [B, Hq, T].
 
     Args:
       rules: the call's.
-      args: its arguments.
-      ranges: int32 [B or 1, Nq, 4], as of `rules.key_block_ranges`. What lies in keys
-        beyond the last may be anything finite.
+      args: its arguments. Fewer queries than a warpgroup has rows are enough for one.
+      ranges: int32 [B or 1, Nq, 4], as of `rules.key_block_ranges`; not empty.
+      tuned: None for what suits the call.
     """
     batch, length, heads, size = args.queries.shape
+    tuned = tuned or tuning(rules, size, bool(args.segments))
     wgs = rules.block_q // ROWS
     dtype = args.queries.dtype
-    ring = tile((_STAGES, rules.block_k, size), dtype)
-    turns = plgpu.Barrier(num_arrivals=wgs) if wgs == 2 else None
-    freed = plgpu.Barrier(num_arrivals=wgs, num_barriers=_STAGES)
-    filled = plgpu.Barrier(num_barriers=_STAGES)
+    ring = tile((tuned.stages, rules.block_k, size), dtype)
+    turns = plgpu.Barrier(num_arrivals=2) if wgs == 2 and tuned.turns else None
+    freed = plgpu.Barrier(num_arrivals=wgs, num_barriers=tuned.stages)
+    filled = plgpu.Barrier(num_barriers=tuned.stages)
     return plgpu.kernel(
-        functools.partial(_forward_kernel, rules, args.group, bool(args.segments)),
+        functools.partial(
+            _forward_kernel, rules, args.group, bool(args.segments), tuned
+        ),
         out_type=(
             jax.ShapeDtypeStruct(args.queries.shape, dtype),
             jax.ShapeDtypeStruct((batch, heads, length), jnp.float32),
@@ -283,10 +354,11 @@ def attend(rules: Rules, args: Operands, ranges: Array) -> tuple[Array, Array]:
     )(args.queries, args.keys, args.values, ranges, *args.segments)
 
 
-def _forward_kernel(rules, group, segmented, q, k, v, ranges, *refs) -> None:
+def _forward_kernel(rules, group, segmented, tuned, q, k, v, ranges, *refs) -> None:
     segments, refs = (refs[:2], refs[2:]) if segmented else ((), refs)
     out, lse, q_tile, lse_tile, rings, q_filled, filled, freed, turns = refs
     wgs = rules.block_q // ROWS
+    rows = min(ROWS, q.shape[1])
     batch, head, wg = (lax.axis_index(name) for name in ("batch", "head", "wg"))
     # with causal attention the last blocks take longest: they start first
     block = rules.blocks_q - 1 - lax.axis_index("block")
@@ -298,31 +370,31 @@ def _forward_kernel(rules, group, segmented, q, k, v, ranges, *refs) -> None:
         if wgs in _REGISTERS:
             plgpu.set_max_registers(_REGISTERS[wgs][0], action="increase")
         query = block * rules.block_q + wg * ROWS
-        mine = (batch, pl.ds(query, ROWS), head)
-        plgpu.copy_gmem_to_smem(q.at[mine], q_tile.at[wg], q_filled.at[wg])
+        span = pl.ds(query, rows)
+        mine = (batch, span, head)
+        queries, stats = q_tile.at[wg], lse_tile.at[wg]
+        # what lies in rows beyond those that are fetched is computed with and dropped
+        held, held_stats = queries.at[pl.ds(0, rows)], stats.at[pl.ds(0, rows)]
+        plgpu.copy_gmem_to_smem(q.at[mine], held, q_filled.at[wg])
         plgpu.barrier_wait(q_filled.at[wg])
         softmax = _Softmax(
             rules,
             Mask(rules, 0, segments, batch),
             (query, bounds[0]),
-            q_tile.at[wg],
+            queries,
             rings,
             (filled, freed),
             _Turns(turns, wg),
         )
-        result = softmax.run(bounds, q.shape[-1])
-        total = result[2]
+        run = softmax.run_ahead if tuned.ahead else softmax.run
+        values, top, total = run(bounds, q.shape[-1])
         some = total > 0
         norm = jnp.where(some, total, 1.0)
-        q_tile.at[wg][...] = (result[0] / across(norm, result[0].shape)).astype(q.dtype)
-        lse_tile.at[wg][...] = jnp.where(
-            some, result[1] * (1 / LOG2E) + jnp.log(norm), -jnp.inf
-        )
+        queries[...] = (values / across(norm, values.shape)).astype(q.dtype)
+        stats[...] = jnp.where(some, top * (1 / LOG2E) + jnp.log(norm), -jnp.inf)
         plgpu.commit_smem()
-        plgpu.copy_smem_to_gmem(q_tile.at[wg], out.at[mine])
-        plgpu.copy_smem_to_gmem(
-            lse_tile.at[wg], lse.at[batch, head, pl.ds(query, ROWS)]
-        )
+        plgpu.copy_smem_to_gmem(held, out.at[mine])
+        plgpu.copy_smem_to_gmem(held_stats, lse.at[batch, head, span])
         plgpu.wait_smem_to_gmem(0)
 
     @pl.when(wg == wgs)
@@ -337,7 +409,10 @@ def _forward_kernel(rules, group, segmented, q, k, v, ranges, *refs) -> None:
 
         fill_ring(
             bounds[3] - bounds[0],
-            ((k, where, rings[0], filled[0], freed[0]), (v, where, rings[1], filled[1], freed[1])),
+            tuple(
+                (source, where, *rest)
+                for source, *rest in zip((k, v), rings, filled, freed, strict=True)
+            ),
         )
 
 
@@ -423,22 +498,47 @@ class _Softmax(NamedTuple):
     barriers: tuple
     turns: _Turns
 
+    @property
+    def masked(self) -> tuple[bool, bool]:
+        """Whether blocks before and after those seen whole are there."""
+        rules, segments = self.rules, bool(self.mask.segments)
+        return segments, segments or rules.causal or rules.keys % rules.block_k > 0
+
     def run(self, bounds: tuple[Array, ...], size: int) -> tuple[Array, ...]:
         """Return the sums of values [64, D], greatest logits and sums of weights."""
-        carry = (zeros((ROWS, size)), zeros((ROWS,), FLOOR), zeros((ROWS,)))
-        masked = bool(self.mask.segments)
-        some = masked or self.rules.causal or self.rules.keys % self.rules.block_k
+        carry = (zeros((ROWS, size)), zeros((ROWS,), self.floor), zeros((ROWS,)))
         self.turns.shift(1)
-        carry = loops(bounds, self.step, carry, masked=(masked, bool(some)))
+        carry = loops(bounds, self.step, carry, masked=self.masked)
         self.turns.shift(0)
         return carry
 
+    @property
+    def floor(self) -> float:
+        """Where greatest logits start: far below any, far above one not allowed."""
+        factor = logits(self.rules, jnp.zeros(()))[1]
+        return FLOOR * factor
+
+    def slot(self, i: Array) -> Array:
+        """Return the buffer that holds a block."""
+        return lax.rem(i - self.start[1], jnp.int32(self.rings[0].shape[0]))
+
+    def weigh(
+        self, i: Array, products: Array, top: Array, total: Array, *, mask: bool
+    ) -> tuple[Array, ...]:
+        """Return weights, the factor of what was summed so far, and new top and total."""
+        x, factor, _ = logits(self.rules, products)
+        if mask:
+            x = self.mask.apply(x, self.start[0], i * self.rules.block_k)
+        new_top = jnp.maximum(top, x.max(axis=1) * factor)
+        shrink = jnp.exp2(top - new_top)
+        weights = jnp.exp2(x * factor - across(new_top, x.shape))
+        total = total * shrink + weights.sum(axis=1)
+        return weights.astype(self.queries.dtype), shrink, new_top, total
+
     def step(self, i: Array, carry: tuple[Array, ...], *, mask: bool):
         """Take in one block of keys."""
-        rules, (filled, freed) = self.rules, self.barriers
+        (filled, freed), slot = self.barriers, self.slot(i)
         values, top, total = carry
-        shape = (ROWS, rules.block_k)
-        slot = lax.rem(i - self.start[1], jnp.int32(self.rings[0].shape[0]))
         plgpu.barrier_wait(filled[0].at[slot])
 
         def product(sums):
@@ -447,23 +547,76 @@ class _Softmax(NamedTuple):
             self.turns.wait()
             return sums[...]
 
+        shape = (ROWS, self.rules.block_k)
         x = pl.run_scoped(product, plgpu.ACC(shape, jnp.float32))
         plgpu.barrier_arrive(freed[0].at[slot])
-        x, _ = logits(rules, x)
-        if mask:
-            x = self.mask.apply(x, self.start[0], i * rules.block_k)
-        new_top = jnp.maximum(top, x.max(axis=1))
-        shrink = jnp.exp2(top - new_top)
-        weights = jnp.exp2(x - across(new_top, shape))
+        weights, shrink, top, total = self.weigh(i, x, top, total, mask=mask)
         values *= across(shrink, values.shape)
-        total = total * shrink + weights.sum(axis=1)
-        weights = weights.astype(self.queries.dtype)
-        values, total, new_top, weights = lax.optimization_barrier(
-            (values, total, new_top, weights)
+        values, total, top, weights = lax.optimization_barrier(
+            (values, total, top, weights)
         )
         self.turns.arrive()
         plgpu.barrier_wait(filled[1].at[slot])
         self.turns.wait()
         values = add_product(values, weights, self.rings[1].at[slot])
         plgpu.barrier_arrive(freed[1].at[slot])
-        return values, new_top, total
+        return values, top, total
+
+    def run_ahead(self, bounds: tuple[Array, ...], size: int) -> tuple[Array, ...]:
+        """Do as `run` does, with the products of the next block under way meanwhile."""
+        (filled, freed), first = self.barriers, bounds[0]
+        plgpu.barrier_wait(filled[0].at[0])
+        keys = self.rings[0].at[0].transpose((1, 0))
+        x = multiply(self.queries, keys, (ROWS, self.rules.block_k))
+        plgpu.barrier_arrive(freed[0].at[0])
+        weights, _, top, total = self.weigh(
+            first,
+            x,
+            zeros((ROWS,), self.floor),
+            zeros((ROWS,)),
+            mask=self.masked[1],
+        )
+        rest = tuple(jnp.maximum(bound, first + 1) for bound in bounds)
+        carry = (zeros((ROWS, size)), top, total, weights)
+        self.turns.shift(1)
+        values, top, total, weights = loops(
+            rest, self.step_ahead, carry, masked=self.masked
+        )
+        self.turns.shift(0)
+        slot = self.slot(bounds[3] - 1)
+        plgpu.barrier_wait(filled[1].at[slot])
+        values = add_product(values, weights, self.rings[1].at[slot])
+        plgpu.barrier_arrive(freed[1].at[slot])
+        return values, top, total
+
+    def step_ahead(self, i: Array, carry: tuple[Array, ...], *, mask: bool):
+        """Multiply a block's keys, and sum the values of the block before."""
+        (filled, freed), slot, before = self.barriers, self.slot(i), self.slot(i - 1)
+        values, top, total, weights = carry
+        plgpu.barrier_wait(filled[0].at[slot])
+        plgpu.barrier_wait(filled[1].at[before])
+
+        def products(refs):
+            sums, top, total, weights, shrink = refs
+
+            def both(x):
+                keys = self.rings[0].at[slot].transpose((1, 0))
+                plgpu.wgmma(x, self.queries, keys)
+                plgpu.wgmma(sums, weights[...], self.rings[1].at[before])
+                self.turns.arrive()
+                self.turns.wait()
+                return plgpu.wgmma_accumulator_load(x, wait_n=1)
+
+            shape = (ROWS, self.rules.block_k)
+            x = pl.run_scoped(both, plgpu.ACC(shape, jnp.float32))
+            plgpu.barrier_arrive(freed[0].at[slot])
+            new = self.weigh(i, x, top[...], total[...], mask=mask)
+            weights[...], shrink[...], top[...], total[...] = new
+
+        state = (plgpu.ACC.init(values), top, total, weights, top)
+        values, top, total, weights, shrink = pl.run_state(products)(state)
+        plgpu.barrier_arrive(freed[1].at[before])
+        values *= across(shrink, values.shape)
+        self.turns.arrive()
+        self.turns.wait()
+        return values, top, total, weights

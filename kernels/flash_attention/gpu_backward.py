@@ -27,10 +27,6 @@ MAX_SIZE = 128
 _STAGES = 2
 _WARPGROUPS = 2
 _REGISTERS = (232, 40)
-_ACROSS = 64
-"""Keys of a block that is passed by queries, and queries of one passed by keys."""
-
-
 class _Rows(NamedTuple):
     """What the backward pass knows of each query.
 
@@ -57,8 +53,10 @@ def backward(
 ) -> tuple[Array, Array, Array]:
     """Return the gradients of q, k and v, which `xla.backward` takes too."""
     held = _WARPGROUPS * gpu.ROWS
-    of_queries = dataclasses.replace(rules, block_q=held, block_k=_ACROSS)
-    of_keys = dataclasses.replace(rules, block_q=_ACROSS, block_k=held)
+    # of those that pass by; what registers and shared memory have room for
+    passing = 128 if q.shape[-1] <= 64 else 64
+    of_queries = dataclasses.replace(rules, block_q=held, block_k=passing)
+    of_keys = dataclasses.replace(rules, block_q=passing, block_k=held)
     arguments = (q, k, v, q_segments, kv_segments)
     segments = (q_segments, kv_segments)
     rows = (dout, lse, delta)
@@ -161,18 +159,26 @@ def _query_kernel(rules, group, segmented, q, k, v, ranges, *refs) -> None:
         def step(i, total, *, mask_it: bool):
             slot = lax.rem(i - bounds[0], jnp.int32(_STAGES))
             keys, values = (ring.at[slot] for ring in rings)
-            plgpu.barrier_wait(filled[0].at[slot])
-            x = gpu.multiply(mine[0], keys.transpose((1, 0)), shape)
-            x, slope = gpu.logits(rules, x)
-            if mask_it:
-                x = mask.apply(x, query, i * rules.block_k)
-            weights = jnp.exp2(x - gpu.across(my_lse, shape))
-            plgpu.barrier_wait(filled[1].at[slot])
-            dweights = gpu.multiply(mine[1], values.transpose((1, 0)), shape)
+
+            def weigh(x):
+                x, factor, slope = gpu.logits(rules, x)
+                if mask_it:
+                    x = mask.apply(x, query, i * rules.block_k)
+                weights = jnp.exp2(x * factor - gpu.across(my_lse, shape))
+                return (weights,) if slope is None else (weights, slope)
+
+            for barrier in filled:
+                plgpu.barrier_wait(barrier.at[slot])
+            factors, dweights = gpu.multiply_two(
+                (mine[0], keys.transpose((1, 0))),
+                (mine[1], values.transpose((1, 0))),
+                shape,
+                weigh,
+            )
             plgpu.barrier_arrive(freed[1].at[slot])
-            dx = weights * (dweights - gpu.across(my_delta, shape))
-            if slope is not None:
-                dx *= slope
+            dx = dweights - gpu.across(my_delta, shape)
+            for factor in factors:
+                dx *= factor
             total = gpu.add_product(total, dx.astype(q.dtype), keys)
             plgpu.barrier_arrive(freed[0].at[slot])
             return total
@@ -255,24 +261,38 @@ def _key_kernel(rules, group, segmented, q, k, v, ranges, *refs) -> None:
             total_k, total_v = totals
             slot = lax.rem(member * steps + i - bounds[0], jnp.int32(_STAGES))
             queries, douts, lses, deltas = (ring.at[slot] for ring in rings)
-            plgpu.barrier_wait(filled[0].at[slot])
-            x = gpu.multiply(keys, queries.transpose((1, 0)), shape)
-            x, slope = gpu.logits(rules, x)
-            if mask_it:
-                x = mask.apply(x, i * rules.block_q, key)
-            plgpu.barrier_wait(filled[2].at[slot])
-            weights = jnp.exp2(x - gpu.down(gpu.load(lses, gpu.COLUMN), shape))
-            plgpu.barrier_arrive(freed[2].at[slot])
-            plgpu.barrier_wait(filled[1].at[slot])
-            total_v = gpu.add_product(total_v, weights.astype(q.dtype), douts)
-            dweights = gpu.multiply(values, douts.transpose((1, 0)), shape)
-            plgpu.barrier_arrive(freed[1].at[slot])
-            plgpu.barrier_wait(filled[3].at[slot])
-            dx = weights * (dweights - gpu.down(gpu.load(deltas, gpu.COLUMN), shape))
-            plgpu.barrier_arrive(freed[3].at[slot])
-            if slope is not None:
-                dx *= slope
-            total_k = gpu.add_product(total_k, dx.astype(q.dtype), queries)
+
+            def weigh(x):
+                x, factor, slope = gpu.logits(rules, x)
+                if mask_it:
+                    x = mask.apply(x, i * rules.block_q, key)
+                lse_here = gpu.down(gpu.load(lses, gpu.COLUMN), shape)
+                weights = jnp.exp2(x * factor - lse_here)
+                return (weights,) if slope is None else (weights, slope)
+
+            for barrier in filled:
+                plgpu.barrier_wait(barrier.at[slot])
+            factors, dweights = gpu.multiply_two(
+                (keys, queries.transpose((1, 0))),
+                (values, douts.transpose((1, 0))),
+                shape,
+                weigh,
+            )
+
+            def dlogits():
+                delta_here = gpu.down(gpu.load(deltas, gpu.COLUMN), shape)
+                dx = dweights - delta_here
+                for factor in factors:
+                    dx *= factor
+                return dx.astype(q.dtype)
+
+            total_v, total_k = gpu.add_two_products(
+                (total_v, total_k),
+                (factors[0].astype(q.dtype), douts),
+                (dlogits, queries),
+            )
+            for barrier in freed[1:]:
+                plgpu.barrier_arrive(barrier.at[slot])
             plgpu.barrier_arrive(freed[0].at[slot])
             return total_k, total_v
 

@@ -4,6 +4,8 @@ What `api.flash_attention` is made of, for kernels that put several calls togeth
 argument is checked here.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from soler1_jax.kernels.flash_attention import (
@@ -98,6 +100,9 @@ def backward(
     arguments = (q, k, v, q_segments, kv_segments, lse, dout, delta)
     if name == "pallas_gpu" and q.shape[-1] <= gpu_backward.MAX_SIZE:
         return gpu_backward.backward(rules, *arguments)
+    if name == "pallas_gpu":
+        block_q, block_k = block_sizes.choose("xla", q, k, None)
+        rules = dataclasses.replace(rules, block_q=block_q, block_k=block_k)
     if name in ("xla", "pallas_gpu"):
         return xla.backward(rules, *arguments)
     return tpu_backward.backward(name, rules, *arguments)

@@ -50,7 +50,8 @@ def write_checkpoint(config: ModelConfig, folder: Path, seed: int) -> None:
         (data["vision_config"], config.vision.hidden_size),
     ):
         part["initializer_range"] = size**-0.5
-    with _quiet():
+    where = "cuda" if torch.cuda.is_available() else "cpu"
+    with _quiet(), torch.device(where):
         model = Model(transformers.Qwen3VLConfig(**data))
         model.to(getattr(torch, config.dtype)).save_pretrained(folder)
 
