@@ -63,7 +63,8 @@ def flash_attention(
       implementation: "xla", "pallas_tpu", "interpret" (the latter on any machine),
         "cudnn" (`jax.nn.dot_product_attention` with that backend: bfloat16 on NVIDIA,
         without segments, cap, log-normaliser or causal unequal lengths), or None, which
-        is "pallas_tpu" on TPU and "xla" elsewhere.
+        is "pallas_tpu" on TPU and "xla" elsewhere. The platform is the one for which
+        the program is compiled; with `blocks`, the default backend.
       blocks: queries and keys of a block; None chooses. Multiples of 128 on TPU.
 
     Returns:
@@ -73,7 +74,12 @@ def flash_attention(
     Raises:
       ValueError: shapes, dtypes or options do not fit together.
     """
-    name = dispatch.choose_implementation(_NAME, implementation, _SUPPORTED, _MISSING)
+    if implementation is None and blocks is None:
+        name = program.BY_PLATFORM
+    else:
+        name = dispatch.choose_implementation(
+            _NAME, implementation, _SUPPORTED, _MISSING
+        )
     _check(q, k, v, q_segments, kv_segments, logit_cap)
     if name == "cudnn":
         _check_cudnn(q, k, causal, q_segments, logit_cap, return_lse)
