@@ -75,7 +75,8 @@ def attend_segments(
         logit_cap=cap,
         implementation=implementation,
     )
-    if mesh.empty or mesh.size == 1:
+    if mesh.empty or mesh.size == 1 or mesh.manual_axes:
+        # One device, or already within a `shard_map`.
         return run(query, key, value, segments)
     # Heads are split only if those of keys can be, which then are groups' own.
     spec = partition_spec(("batch", None, "kv_heads", None), key.shape, mesh)
