@@ -5,7 +5,7 @@ A kernel is one function with several programs behind it:
 - "xla": plain JAX, on every platform;
 - "pallas_tpu": Pallas lowered by Mosaic, on TPU;
 - "interpret": the program of "pallas_tpu" run by Pallas' TPU interpreter, anywhere;
-- "pallas_gpu": Pallas lowered by Mosaic GPU;
+- "pallas_gpu": Pallas lowered by Mosaic GPU, on Hopper;
 - "cudnn": NVIDIA's library, through `jax.nn`.
 """
 
@@ -58,6 +58,29 @@ def choose_implementation(
             f" {why or f'choose one of {sorted(supported)}'}"
         )
     return implementation
+
+
+def on_hopper() -> bool:
+    """Return whether the default backend's first device is a GPU of that generation.
+
+    What is written for its matrix unit runs on no older and no newer one.
+    """
+    if jax.default_backend() != "gpu":
+        return False
+    return getattr(jax.devices()[0], "compute_capability", None) == "9.0"
+
+
+def require_hopper_operands(q: Array, most: int) -> None:
+    """Check what "pallas_gpu" of the attention kernels takes.
+
+    Raises:
+      ValueError: q is not bfloat16, or its last dimension is greater than `most`.
+    """
+    if q.dtype != jnp.bfloat16 or q.shape[-1] > most:
+        raise ValueError(
+            f"'pallas_gpu' takes bfloat16 and heads up to {most}; got {q.dtype.name} and"
+            f" {q.shape[-1]}; convert them or use 'xla'"
+        )
 
 
 def interpret_params(implementation: str) -> pltpu.InterpretParams | bool:

@@ -53,9 +53,10 @@ def decode_attention(
       return_lse: also return the log of the softmax's normaliser, so that results over
         parts of the keys can be merged (`flash_attention.api.merge_partials`).
       implementation: "xla", "pallas_tpu", "interpret" (the latter on any machine),
-        "cudnn" (`jax.nn.dot_product_attention` with that backend: bfloat16 on NVIDIA,
-        without scales, cap or log-normaliser), or None, which is "pallas_tpu" on TPU
-        and "xla" elsewhere.
+        "pallas_gpu" (bfloat16 on Hopper GPUs, without scales; finite caches), "cudnn"
+        (`jax.nn.dot_product_attention` with that backend: bfloat16 on NVIDIA, without
+        scales, cap or log-normaliser), or None, which is "pallas_tpu" on TPU and "xla"
+        elsewhere.
 
     Returns:
       [B, Hq, D] in the dtype of q; with `return_lse` also float32 [B, Hq], which is -inf
@@ -82,6 +83,7 @@ def decode_attention(
         )
         return jnp.where((lengths > 0)[:, None, None], out[:, 0], 0)
     if name == "pallas_gpu":
+        _check_gpu(q, k_cache, k_scale, v_scale)
         out, lse = gpu.attend(
             q, k_cache, v_cache, lengths, softmax_scale=scale, logit_cap=logit_cap
         )
@@ -165,6 +167,17 @@ def _check(
     if logit_cap is not None and not logit_cap > 0:
         raise ValueError(
             f"logit_cap must be positive; got {logit_cap}; leave it out for no cap"
+        )
+
+
+def _check_gpu(
+    q: Array, k_cache: Array, k_scale: Array | None, v_scale: Array | None
+) -> None:
+    dispatch.require_hopper_operands(q, gpu.MAX_SIZE)
+    if k_cache.dtype != q.dtype or k_scale is not None or v_scale is not None:
+        raise ValueError(
+            f"'pallas_gpu' reads bfloat16 caches without scales; got {k_cache.dtype.name}"
+            " or scales; use 'xla'"
         )
 
 

@@ -13,6 +13,8 @@ from soler1_jax.kernels.flash_attention.rules import Rules
 
 Array = jax.Array
 
+MAX_SIZE = gpu.MAX_SIZE
+
 _BLOCKS_WANTED = 264
 """Blocks of threads that keep the 132 multiprocessors of an H100 busy."""
 

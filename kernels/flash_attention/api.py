@@ -58,9 +58,11 @@ def flash_attention(
       return_lse: also return the log of the softmax's normaliser, differentiable too, so
         that results over parts of the keys can be merged (`merge_partials`).
       implementation: "xla", "pallas_tpu", "interpret" (the latter on any machine),
-        "cudnn" (`jax.nn.dot_product_attention` with that backend: bfloat16 on NVIDIA,
+        "pallas_gpu" (bfloat16 on Hopper GPUs, heads up to 256; gradients of heads beyond
+        128 are those of "xla"), "cudnn" (`jax.nn.dot_product_attention` with that backend: bfloat16 on NVIDIA,
         without segments, cap, log-normaliser or causal unequal lengths), or None, which
-        is "pallas_tpu" on TPU and "xla" elsewhere.
+        is "pallas_tpu" on TPU, "pallas_gpu" where it can be and "xla" elsewhere. The platform is the one for which
+        the program is compiled; with `blocks`, the default backend.
       blocks: queries and keys of a block; None chooses. Multiples of 128 on TPU.
 
     Returns:
@@ -70,13 +72,18 @@ def flash_attention(
     Raises:
       ValueError: shapes, dtypes or options do not fit together.
     """
-    name = dispatch.choose_implementation(_NAME, implementation, _SUPPORTED)
+    if implementation is None and blocks is None:
+        name = program.BY_PLATFORM
+    else:
+        name = dispatch.choose_implementation(_NAME, implementation, _SUPPORTED)
     _check(q, k, v, q_segments, kv_segments, logit_cap)
     if name == "cudnn":
         _check_cudnn(q, k, causal, q_segments, logit_cap, return_lse)
         return jax.nn.dot_product_attention(
             q, k, v, scale=softmax_scale, is_causal=causal, implementation="cudnn"
         )
+    if name == "pallas_gpu":
+        dispatch.require_hopper_operands(q, program.HOPPER_MAX_SIZE)
     rules = program.plan(
         name,
         q,

@@ -28,6 +28,9 @@ Array = jax.Array
 ROWS = 64
 """Rows of a `wgmma` product: what one warpgroup computes."""
 
+MAX_SIZE = 256
+"""Greatest head size: a row's sum of values must stay in registers."""
+
 LOG2E = math.log2(math.e)
 
 PRODUCT = plgpu.Layout.WGMMA

@@ -27,6 +27,8 @@ MAX_SIZE = 128
 _STAGES = 2
 _WARPGROUPS = 2
 _REGISTERS = (232, 40)
+
+
 class _Rows(NamedTuple):
     """What the backward pass knows of each query.
 

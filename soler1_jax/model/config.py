@@ -13,6 +13,7 @@ from soler1_jax.common.errors import UserError, nearest_hint
 
 # Side of the squares with which the conv stem starts.
 CELL_PIXELS = 4
+ATTENTION = ("xla", "pallas_tpu", "pallas_gpu", "interpret")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -301,6 +302,7 @@ class ModelConfig:
       media: placeholders of pictures in a prompt; None for models whose frames are
         given beside the prompt.
       dtype: of activations; parameters may have another.
+      attention: see `segment_attention.attend_segments`; None by platform.
     """
 
     name: str
@@ -314,6 +316,7 @@ class ModelConfig:
     heads: HeadsConfig | None = None
     media: MediaTokens | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
+    attention: Literal["xla", "pallas_tpu", "pallas_gpu", "interpret"] | None = None
 
     def __post_init__(self) -> None:
         if self.wrist_size and (
@@ -325,6 +328,11 @@ class ModelConfig:
                 "a wrist view needs grounding, whole patches and a size that divides "
                 f"image_size {self.vision.image_size}; got wrist_size "
                 f"{self.wrist_size}; choose another, or 0 for none"
+            )
+        if self.attention not in (None, *ATTENTION):
+            raise UserError(
+                f"attention is None or one of {', '.join(ATTENTION)}; got "
+                f"{self.attention!r}; leave it out to choose by platform"
             )
         if len(self.vision.deepstack_indexes) > self.text.depth:
             raise UserError(

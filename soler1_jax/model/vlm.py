@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from soler1_jax.common.errors import UserError
-from soler1_jax.model.attention import soft_cap
+from soler1_jax.model.attention import on_cpu, soft_cap
 from soler1_jax.model.comparison import Change, Comparer
 from soler1_jax.model.config import ModelConfig
 from soler1_jax.model.decoder import Decoder, grow
@@ -50,7 +50,12 @@ class VLM(nnx.Module):
         size = text.hidden_size
         self.config = config
         self.visual = VisionTower(
-            config.vision, size, config.dtype, wrist_size=config.wrist_size, rngs=rngs
+            config.vision,
+            size,
+            config.dtype,
+            wrist_size=config.wrist_size,
+            attention=config.attention,
+            rngs=rngs,
         )
         self.embed_tokens = Embedding(
             text.vocab_size,
@@ -60,7 +65,7 @@ class VLM(nnx.Module):
             multiplier=size**0.5 if text.scale_embeddings else None,
             rngs=rngs,
         )
-        self.language_model = Decoder(text, rngs=rngs)
+        self.language_model = Decoder(text, config.attention, rngs=rngs)
         if not text.tie_embeddings:
             self.lm_head = Linear(
                 (size, text.vocab_size), ("embed", "vocab"), use_bias=False, rngs=rngs
@@ -264,13 +269,18 @@ class VLM(nnx.Module):
         steps = prefix.next_position[:, None] + jnp.arange(seen.shape[1])
         steps = jnp.broadcast_to(steps[:, None], (steps.shape[0], 3, steps.shape[1]))
         positions = jnp.concatenate([prefix.positions, steps], axis=2)
-        mask = full_mask(prefix.mask, seen, bidirectional=self._bidirectional)
+        mask = segments = None
+        if self._told_by_segments:
+            segments = jnp.concatenate([prefix.mask, seen], axis=1).astype(jnp.int32)
+        else:
+            mask = full_mask(prefix.mask, seen, bidirectional=self._bidirectional)
         hidden, _ = self.language_model(
             jnp.concatenate([prefix.embeds, words], axis=1),
             positions,
             mask,
             prefix.deepstack,
             near=self._near(mask, positions, prefix.mask.shape[1]),
+            segments=segments,
         )
         last = self._last(hidden, prefix)
         places = prefix.embeds.shape[1]
@@ -302,8 +312,8 @@ class VLM(nnx.Module):
           The cache, predictions of the first token, and the state [B, state_size].
         """
         hidden, layers = self._prefill(prefix)
-        on_cpu = jax.default_backend() == "cpu"
-        apart = self.language_model.layers.apart() if on_cpu else None
+        cpu = on_cpu(self.config.attention)
+        apart = self.language_model.layers.apart() if cpu else None
         places = prefix.mask.shape[1]
         cache = Cache(
             layers=grow(layers, places + capacity, apart=apart is not None),
@@ -341,17 +351,22 @@ class VLM(nnx.Module):
         return cache, self._read(hidden[:, 0])
 
     def _prefill(self, prefix: Prefix) -> tuple[jax.Array, Any]:
-        mask = prefix_mask(prefix.mask, bidirectional=self._bidirectional)
+        mask = segments = None
+        if self._told_by_segments:
+            segments = prefix.mask.astype(jnp.int32)
+        else:
+            mask = prefix_mask(prefix.mask, bidirectional=self._bidirectional)
         return self.language_model(
             prefix.embeds,
             prefix.positions,
             mask,
             prefix.deepstack,
             near=self._near(mask, prefix.positions, prefix.mask.shape[1]),
+            segments=segments,
         )
 
     def _near(
-        self, mask: jax.Array, positions: jax.Array, prefix: int
+        self, mask: jax.Array | None, positions: jax.Array, prefix: int
     ) -> jax.Array | None:
         """`mask` within the sliding window, if there is one; `prefix` places come first."""
         text = self.config.text
@@ -364,6 +379,11 @@ class VLM(nnx.Module):
     @property
     def _bidirectional(self) -> bool:
         return self.config.text.prefix_attention == "bidirectional"
+
+    @property
+    def _told_by_segments(self) -> bool:
+        """Whether causality and padding are all there is to who sees whom."""
+        return not self._bidirectional and not self.config.text.sliding_layers
 
     def _last(self, hidden: jax.Array, prefix: Prefix) -> jax.Array:
         return jnp.take_along_axis(hidden, prefix.last[:, None, None], axis=1)[:, 0]
