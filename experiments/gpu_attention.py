@@ -33,7 +33,6 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 import gpu_attention_cases as cases
 import jax
 import jax.numpy as jnp
-import numpy as np
 import tyro
 
 from soler1_jax.common.run import command_line, environment, write_json
@@ -130,12 +129,12 @@ def torch_figures(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     given = []
     for arrays in inputs:
-        tensors = [
-            torch.from_numpy(np.array(x, np.float32)).to(device, torch.bfloat16)
-            for x in arrays
-        ]
         # a query of decoding has no axis of tokens
-        tensors = [(x[:, None] if x.ndim == 3 else x).transpose(1, 2) for x in tensors]
+        shapes = [(x[:, None] if x.ndim == 3 else x).shape for x in arrays]
+        tensors = [
+            torch.randn(s, device=device, dtype=torch.bfloat16).transpose(1, 2)
+            for s in shapes
+        ]
         for x in tensors[: case.learns]:
             x.requires_grad_(True)
         given.append(tensors)

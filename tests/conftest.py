@@ -17,6 +17,9 @@ import pytest
 from soler1_jax.common import compile_cache
 
 compile_cache.enable()
+if jax.__version_info__ >= (0, 11):
+    # threads of XLA's pool; kernels for GPUs, interpreted, block some of them
+    os.environ.setdefault("NPROC", "8")
 
 # Compilation makes first examples slow; fixed seeds keep CI repeatable.
 hypothesis.settings.register_profile("jax", deadline=None, derandomize=True)

@@ -29,7 +29,7 @@ Q, K, L = jnp.zeros((2, 4, 8)), jnp.zeros((2, 5, 2, 8)), jnp.zeros(2, jnp.int32)
         ((Q, K, K, L), {"k_scale": jnp.ones(3)}, "Hkv of k_scale .* must be 2"),
         ((Q, K, K, L), {"v_scale": jnp.ones((3, 2))}, "B of v_scale .* must be 2"),
         ((Q, K, K, L), {"logit_cap": 0.0}, "logit_cap must be positive; got 0.0"),
-        ((Q, K, K, L), {"implementation": "pallas_gpu"}, "on NVIDIA use 'cudnn'"),
+        ((Q, K, K, L), {"implementation": "pallas_gpu"}, "takes bfloat16 .*; got float32"),
         ((Q, K, K, L), {"implementation": "cudnn"}, "'cudnn' computes in bfloat16"),
         (
             (*(x.astype(jnp.bfloat16) for x in (Q, K, K)), L),

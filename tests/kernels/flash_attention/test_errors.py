@@ -22,7 +22,7 @@ ONES = jnp.ones((2, 8), jnp.int32)
         ({"q_segments": ONES, "kv_segments": ONES + 0.5}, "int32; got float32"),
         ({"logit_cap": 0.0}, "logit_cap must be positive; got 0.0"),
         ({"implementation": "metal"}, "got 'metal'"),
-        ({"implementation": "pallas_gpu"}, "on NVIDIA use 'cudnn'"),
+        ({"implementation": "pallas_gpu"}, "takes bfloat16 .*; got float32"),
         ({"implementation": "cudnn", "logit_cap": 2.0}, "got dtype float32, logit_cap"),
         ({"implementation": "interpret", "blocks": (64, 128)}, "multiples of 128"),
         ({"blocks": (0, 8)}, "two positive multiples of 1"),
