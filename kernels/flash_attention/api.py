@@ -61,7 +61,9 @@ def flash_attention(
         "pallas_gpu" (bfloat16 on Hopper GPUs, heads up to 256; gradients of heads beyond
         128 are those of "xla"), "cudnn" (`jax.nn.dot_product_attention` with that
         backend: bfloat16 on NVIDIA, without segments, cap, log-normaliser or causal
-        unequal lengths), or None, which is "pallas_tpu" on TPU, "pallas_gpu" where it can be and "xla" elsewhere.
+        unequal lengths), or None, which is "pallas_tpu" on TPU, "pallas_gpu" where it can
+        be and "xla" elsewhere. The platform is the one for which the program is compiled;
+        with `blocks`, the default backend.
       blocks: queries and keys of a block; None chooses. Multiples of 128 on TPU.
 
     Returns:
@@ -71,9 +73,10 @@ def flash_attention(
     Raises:
       ValueError: shapes, dtypes or options do not fit together.
     """
-    if implementation is None and blocks is None and program.suits_hopper(q):
-        implementation = "pallas_gpu"
-    name = dispatch.choose_implementation(_NAME, implementation, _SUPPORTED)
+    if implementation is None and blocks is None:
+        name = program.BY_PLATFORM
+    else:
+        name = dispatch.choose_implementation(_NAME, implementation, _SUPPORTED)
     _check(q, k, v, q_segments, kv_segments, logit_cap)
     if name == "cudnn":
         _check_cudnn(q, k, causal, q_segments, logit_cap, return_lse)

@@ -5,6 +5,9 @@ argument is checked here.
 """
 
 import dataclasses
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,10 +25,22 @@ from soler1_jax.kernels.flash_attention.rules import Rules
 
 Array = jax.Array
 
+BY_PLATFORM = "by platform"
+"""Name of a program that is chosen when it is compiled, not when it is traced."""
+
 HOPPER_MAX_SIZE = gpu_parts.MAX_SIZE
 
 _NOTHING = 1e30
 """Stands for the log-normaliser of a row without keys, so that exp(logit - it) is 0."""
+
+
+class Plans(NamedTuple):
+    """Rules of `BY_PLATFORM`, which differ in their blocks."""
+
+    tpu: Rules
+    cpu: Rules
+    hopper: Rules | None
+    other: Rules
 
 
 def plan(
@@ -37,12 +52,27 @@ def plan(
     softmax_scale: float | None,
     logit_cap: float | None = None,
     blocks: tuple[int, int] | None = None,
-) -> Rules:
-    """Return the rules of a call of the implementation `name`.
+) -> Rules | Plans:
+    """Return the rules of a call of the implementation `name`, or those of each platform.
 
     Raises:
       ValueError: `blocks` does not suit the implementation.
     """
+    if name == BY_PLATFORM:
+        of_platform = functools.partial(
+            plan,
+            q=q,
+            k=k,
+            causal=causal,
+            softmax_scale=softmax_scale,
+            logit_cap=logit_cap,
+        )
+        return Plans(
+            of_platform("pallas_tpu"),
+            of_platform("xla", blocks=block_sizes.choose("xla", q, k, None, "cpu")),
+            of_platform("pallas_gpu") if suits_hopper(q) else None,
+            of_platform("xla", blocks=block_sizes.choose("xla", q, k, None, "other")),
+        )
     block_q, block_k = block_sizes.choose(name, q, k, blocks)
     scale = q.shape[-1] ** -0.5 if softmax_scale is None else float(softmax_scale)
     return Rules(
@@ -68,7 +98,7 @@ def suits_hopper(q: Array) -> bool:
 
 def forward(
     name: str,
-    rules: Rules,
+    rules: Rules | Plans,
     q: Array,
     k: Array,
     v: Array,
@@ -76,6 +106,8 @@ def forward(
     kv_segments: Array | None,
 ) -> tuple[Array, Array]:
     """Return attention [B, Tq, Hq, D] and the log-normaliser float32 [B, Tq, Hq]."""
+    if name == BY_PLATFORM:
+        return _by_platform(forward, rules, q, k, v, q_segments, kv_segments)
     if name == "xla":
         return xla.forward(rules, q, k, v, q_segments, kv_segments)
     if name == "pallas_gpu":
@@ -85,7 +117,7 @@ def forward(
 
 def backward(
     name: str,
-    rules: Rules,
+    rules: Rules | Plans,
     q: Array,
     k: Array,
     v: Array,
@@ -106,6 +138,9 @@ def backward(
       out, lse: what the queries got.
       dout, dlse: the gradients of both.
     """
+    if name == BY_PLATFORM:
+        arguments = (q, k, v, q_segments, kv_segments, out, lse, dout, dlse)
+        return _by_platform(backward, rules, *arguments)
     empty = lse == -jnp.inf
     # d lse / d logits are the probabilities, so its gradient joins the row's sum
     delta = jnp.sum(dout.astype(jnp.float32) * out.astype(jnp.float32), axis=-1) - dlse
@@ -120,3 +155,15 @@ def backward(
     if name in ("xla", "pallas_gpu"):
         return xla.backward(rules, *arguments)
     return tpu_backward.backward(name, rules, *arguments)
+
+
+def _by_platform(run: Callable, plans: Plans, *arrays: Array | None) -> tuple:
+    """Run what suits the platform of the compiled program; the rest is not lowered."""
+    branches = {
+        "tpu": functools.partial(run, "pallas_tpu", plans.tpu),
+        "cpu": functools.partial(run, "xla", plans.cpu),
+        "default": functools.partial(run, "xla", plans.other),
+    }
+    if plans.hopper is not None:
+        branches["cuda"] = functools.partial(run, "pallas_gpu", plans.hopper)
+    return jax.lax.platform_dependent(*arrays, **branches)

@@ -1,18 +1,13 @@
-"""Attention: full within a frame, grouped-query in the decoder.
+"""Softmax attention with grouped heads under a mask, and the cache of its keys.
 
-Letters: B sequences, T queries, C keys, N frames, P patches, h query heads, g key-value
-heads, d channels of a head. Scores and softmax are float32.
+Letters: B sequences, T queries, C keys, h query heads, g key-value heads, d channels of a
+head. Scores and softmax are float32.
 """
 
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
-
-from soler1_jax.model.config import TextConfig
-from soler1_jax.model.layers import Linear, RMSNorm
-from soler1_jax.model.rope import rotate
 
 # Finite, so that a row without any allowed key is uniform and not NaN.
 MASKED = -1e30
@@ -37,6 +32,16 @@ class LayerCache(NamedTuple):
     values: jax.Array  # [B, g, C, d]
 
 
+def on_cpu(implementation: str | None) -> bool:
+    """Whether to lay out for a CPU what must be known while tracing.
+
+    Args:
+      implementation: `ModelConfig.attention`; one that is not a CPU's says no, so that a
+        CPU can compile for a TPU.
+    """
+    return implementation in (None, "xla") and jax.default_backend() == "cpu"
+
+
 def soft_cap(x: jax.Array, cap: float | None) -> jax.Array:
     """Bounds x smoothly to (-cap, cap): cap tanh(x / cap); None for no bound.
 
@@ -54,6 +59,7 @@ def attend(
     divisor: float | None = None,
     cap: float | None = None,
     causal: bool = False,
+    blocks: bool | None = None,
 ) -> jax.Array:
     """Softmax attention with grouped heads.
 
@@ -72,11 +78,14 @@ def attend(
       cap: of `soft_cap` on the scores.
       causal: whether `mask` hides from each query all keys at later places, so that they
         need not be looked at; T is C then.
+      blocks: whether to go block by block where that suits a CPU; None for whether the
+        default backend is one.
 
     Returns:
       [B, T, h, d] in query's dtype.
     """
-    if query.shape[1] * keys.shape[3] >= _LARGE and jax.default_backend() == "cpu":
+    blocks = on_cpu(None) if blocks is None else blocks
+    if blocks and query.shape[1] * keys.shape[3] >= _LARGE:
         return _attend_in_blocks(query, keys, values, mask, divisor, cap, causal)
     batch, length, heads, _ = query.shape
     places = keys.shape[3]
@@ -167,105 +176,3 @@ def _attend_in_blocks(
 
     out = jax.lax.map(sequence, (grouped, keys, values, mask))
     return jnp.swapaxes(out.reshape(batch, heads, length, size), 1, 2)
-
-
-class VisionAttention(nnx.Module):
-    """Every patch of a frame sees every patch of the same frame."""
-
-    def __init__(self, size: int, heads: int, *, rngs: nnx.Rngs) -> None:
-        self.qkv = Linear(
-            (size, 3 * size), ("embed", "heads"), use_bias=True, rngs=rngs
-        )
-        self.proj = Linear((size, size), ("heads", "embed"), use_bias=True, rngs=rngs)
-        self.heads = heads
-
-    def __call__(
-        self, x: jax.Array, angles: jax.Array | None, mask: jax.Array | None = None
-    ) -> jax.Array:
-        """Maps [N, P, size] to [N, P, size].
-
-        Args:
-          x: frames.
-          angles: rotary, float32 [P, d/2], or [N, P, d/2] for frames of different sizes;
-            None to turn nothing.
-          mask: bool [N, P], False on padding; None for none.
-        """
-        frames, patches, size = x.shape
-        qkv = self.qkv(x).reshape(frames, patches, 3, self.heads, size // self.heads)
-        query, key = qkv[:, :, 0], qkv[:, :, 1]
-        if angles is not None:
-            query, key = rotate(query, angles), rotate(key, angles)
-        key, value = jnp.moveaxis(key, 1, -1), jnp.swapaxes(qkv[:, :, 2], 1, 2)
-        out = attend(query, key, value, None if mask is None else mask[:, None])
-        return self.proj(out.reshape(frames, patches, size))
-
-
-class TextAttention(nnx.Module):
-    """Grouped-query attention with rotary positions; queries and keys may be normed."""
-
-    def __init__(self, config: TextConfig, *, rngs: nnx.Rngs) -> None:
-        size, dim = config.hidden_size, config.head_dim
-        wide, narrow = config.num_heads * dim, config.num_kv_heads * dim
-        self.q_proj = Linear(
-            (size, wide), ("embed", "heads"), use_bias=False, rngs=rngs
-        )
-        self.k_proj = Linear(
-            (size, narrow), ("embed", "kv_heads"), use_bias=False, rngs=rngs
-        )
-        self.v_proj = Linear(
-            (size, narrow), ("embed", "kv_heads"), use_bias=False, rngs=rngs
-        )
-        self.o_proj = Linear(
-            (wide, size), ("heads", "embed"), use_bias=False, rngs=rngs
-        )
-        if config.qk_norm:
-            offset = config.norm_offset
-            self.q_norm = RMSNorm(dim, config.norm_eps, offset=offset)
-            self.k_norm = RMSNorm(dim, config.norm_eps, offset=offset)
-        self.config = config
-
-    def __call__(
-        self,
-        x: jax.Array,
-        angles: jax.Array,
-        mask: jax.Array,
-        cache: LayerCache | None = None,
-        index: jax.Array | int = 0,
-    ) -> tuple[jax.Array, LayerCache]:
-        """Attends over x itself, or over a cache into which x is written first.
-
-        Args:
-          x: [B, T, D].
-          angles: float32 [B, T, d/2].
-          mask: bool [B, T, C]; C is T without a cache, else the cache's capacity. It is
-            causal without a cache if `prefix_attention` is.
-          cache: keys and values so far.
-          index: where in the cache x goes.
-
-        Returns:
-          [B, T, D], and the keys and values (of x alone, or the updated cache).
-        """
-        batch, length, _ = x.shape
-        config = self.config
-        shape = (batch, length, -1, config.head_dim)
-        query, key = self.q_proj(x).reshape(shape), self.k_proj(x).reshape(shape)
-        if config.qk_norm:
-            query, key = self.q_norm(query), self.k_norm(key)
-        query = rotate(query, angles)
-        key = jnp.moveaxis(rotate(key, angles), 1, -1)
-        value = jnp.swapaxes(self.v_proj(x).reshape(shape), 1, 2)
-        if cache is not None:
-            key = jax.lax.dynamic_update_slice_in_dim(cache.keys, key, index, axis=3)
-            value = jax.lax.dynamic_update_slice_in_dim(
-                cache.values, value, index, axis=2
-            )
-        out = attend(
-            query,
-            key,
-            value,
-            mask,
-            divisor=config.query_pre_attn_scalar,
-            cap=config.attn_logit_softcapping,
-            causal=cache is None and config.prefix_attention == "causal",
-        )
-        return self.o_proj(out.reshape(batch, length, -1)), LayerCache(key, value)

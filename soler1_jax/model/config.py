@@ -13,6 +13,8 @@ from soler1_jax.common.errors import UserError, nearest_hint
 
 # Side of the squares with which the conv stem starts.
 CELL_PIXELS = 4
+_PARTS = ("vision", "text", "grounding", "heads", "media")
+_ATTENTION = ("xla", "pallas_tpu", "pallas_gpu", "interpret")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -301,6 +303,7 @@ class ModelConfig:
       media: placeholders of pictures in a prompt; None for models whose frames are
         given beside the prompt.
       dtype: of activations; parameters may have another.
+      attention: see `segment_attention.attend_segments`; None by platform.
     """
 
     name: str
@@ -314,6 +317,7 @@ class ModelConfig:
     heads: HeadsConfig | None = None
     media: MediaTokens | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
+    attention: Literal["xla", "pallas_tpu", "pallas_gpu", "interpret"] | None = None
 
     def __post_init__(self) -> None:
         if self.wrist_size and (
@@ -325,6 +329,11 @@ class ModelConfig:
                 "a wrist view needs grounding, whole patches and a size that divides "
                 f"image_size {self.vision.image_size}; got wrist_size "
                 f"{self.wrist_size}; choose another, or 0 for none"
+            )
+        if self.attention not in (None, *_ATTENTION):
+            raise UserError(
+                f"attention is None or one of {', '.join(_ATTENTION)}; got "
+                f"{self.attention!r}; leave it out to choose by platform"
             )
         if len(self.vision.deepstack_indexes) > self.text.depth:
             raise UserError(
@@ -362,15 +371,9 @@ class ModelConfig:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "ModelConfig":
         """Inverse of `to_json`; raises UserError for unknown or missing fields."""
-        parts = {
-            "vision": VisionConfig,
-            "text": TextConfig,
-            "grounding": GroundingConfig,
-            "heads": HeadsConfig,
-            "media": MediaTokens,
-        }
+        parts = (VisionConfig, TextConfig, GroundingConfig, HeadsConfig, MediaTokens)
         fields = dict(data)
-        for key, part in parts.items():
+        for key, part in zip(_PARTS, parts, strict=True):
             if fields.get(key) is not None:
                 fields[key] = _build(part, fields[key])
         return _build(cls, fields)

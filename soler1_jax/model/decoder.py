@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from soler1_jax.model.attention import LayerCache, TextAttention
+from soler1_jax.model.attention import LayerCache
+from soler1_jax.model.attention_layers import TextAttention
 from soler1_jax.model.config import TextConfig
 from soler1_jax.model.layers import GatedMLP, RMSNorm
 from soler1_jax.model.rope import mrope_angles, plain_section
@@ -26,9 +27,11 @@ class DecoderLayer(nnx.Module):
     feed-forward layer, but with `sandwich_norms` at the end of the attention.
     """
 
-    def __init__(self, config: TextConfig, *, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self, config: TextConfig, attention: str | None = None, *, rngs: nnx.Rngs
+    ) -> None:
         self.input_layernorm = _norm(config)
-        self.self_attn = TextAttention(config, rngs=rngs)
+        self.self_attn = TextAttention(config, attention, rngs=rngs)
         self.post_attention_layernorm = _norm(config)
         self.mlp = GatedMLP(
             config.hidden_size,
@@ -45,12 +48,15 @@ class DecoderLayer(nnx.Module):
         self,
         x: jax.Array,
         angles: jax.Array,
-        mask: jax.Array,
+        mask: jax.Array | None,
         cache: LayerCache | None,
         index: jax.Array | int,
+        segments: jax.Array | None = None,
     ) -> tuple[jax.Array, LayerCache]:
         """Maps [B, T, D]; see `TextAttention` for the other arguments."""
-        y, cache = self.self_attn(self.input_layernorm(x), angles, mask, cache, index)
+        y, cache = self.self_attn(
+            self.input_layernorm(x), angles, mask, cache, index, segments
+        )
         if not self.sandwich:
             x = x + y
             return x + self.mlp(self.post_attention_layernorm(x)), cache
@@ -62,9 +68,11 @@ class DecoderLayer(nnx.Module):
 class Decoder(nnx.Module):
     """Layers and the last norm."""
 
-    def __init__(self, config: TextConfig, *, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self, config: TextConfig, attention: str | None = None, *, rngs: nnx.Rngs
+    ) -> None:
         self.layers = LayerStack(
-            lambda r: DecoderLayer(config, rngs=r),
+            lambda r: DecoderLayer(config, attention, rngs=r),
             config.depth,
             scan=config.scan_layers,
             remat=config.remat,
@@ -77,26 +85,28 @@ class Decoder(nnx.Module):
         self,
         x: jax.Array,
         positions: jax.Array,
-        mask: jax.Array,
+        mask: jax.Array | None,
         deepstack: jax.Array | None = None,
         cache: Any = None,
         index: jax.Array | int = 0,
         near: jax.Array | None = None,
         apart: tuple | None = None,
+        segments: jax.Array | None = None,
     ) -> tuple[jax.Array, Any]:
         """Runs all layers.
 
         Args:
           x: [B, T, D].
           positions: int32 [B, 3, T].
-          mask: bool [B, T, C]; C is T, or the cache's capacity.
+          mask: bool [B, T, C], or None with `segments`; C is T, or the cache's capacity.
           deepstack: [B, Ls, T', D] with T' <= T; level i is added after layer i to the
             first T' tokens; zero where a token is no picture.
           cache: what an earlier call returned, grown by `grow`.
           index: where in the cache x goes.
           near: bool [B, T, C], `mask` within the sliding window; needed only by models
             with sliding layers.
-          apart: of scanned layers, see `LayerStack.run`; their cache is then a tuple.
+          apart: of scanned layers, see `LayerStack.run`.
+          segments: int32 [B, T] instead of a mask, see `TextAttention`.
 
         Returns:
           Normed [B, T, D], and the cache: one `LayerCache` a layer (a tuple, or stacked
@@ -109,15 +119,16 @@ class Decoder(nnx.Module):
         def apply(
             layer: DecoderLayer, x: jax.Array, kept: Any, i: jax.Array | int
         ) -> tuple[jax.Array, LayerCache]:
-            x, kept = layer(x, angles, self._seen(mask, near, i), kept, index)
+            seen = self._seen(mask, near, i)
+            x, kept = layer(x, angles, seen, kept, index, segments)
             return add_level(x, deepstack, i), kept
 
         x, cache = self.layers.run(apply, x, cache, apart=apart)
         return self.norm(x), cache
 
     def _seen(
-        self, mask: jax.Array, near: jax.Array | None, layer: jax.Array | int
-    ) -> jax.Array:
+        self, mask: jax.Array | None, near: jax.Array | None, layer: jax.Array | int
+    ) -> jax.Array | None:
         """The mask of a layer."""
         sliding = self.config.sliding_layers
         if near is None or not sliding:
@@ -149,17 +160,17 @@ def add_level(
     return x.at[:, :length].add(level.astype(x.dtype))
 
 
-def grow(cache: Any, capacity: int, *, apart: bool = False) -> Any:
-    """Pads the places of all keys and values to a capacity.
+def grow(cache: Any, capacity: int) -> tuple[LayerCache, ...]:
+    """Pads the places of all keys and values to a capacity, and takes layers apart.
+
+    So each layer's are updated in place: a scan would copy all of a stacked cache for
+    every token.
 
     Args:
       cache: one `LayerCache` a layer, in a tuple or stacked.
       capacity: C.
-      apart: turn a stacked one into a tuple.
     """
     if isinstance(cache, LayerCache):
-        if not apart:
-            return _grow_layer(cache, capacity)
         cache = zip(*cache, strict=True)
     return tuple(_grow_layer(LayerCache(*layer), capacity) for layer in cache)
 

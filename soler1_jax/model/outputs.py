@@ -32,6 +32,7 @@ class Cache(NamedTuple):
     position: jax.Array  # int32 [B], rotary position of the next token
     # Of every place; None unless there are sliding layers.
     positions: jax.Array | None = None  # int32 [B, C]
-    # Of scanned layers one by one; None: they are scanned. On a CPU a scan would copy
-    # each layer's weights and the whole cache at every token.
+    # Weights of scanned layers one by one, a second copy; None on TPUs, whose programs
+    # slice the stacked ones within the products. CPUs and GPUs would copy them out at
+    # every token: an H100 spent 43 % of its time so (Qwen3-VL-2B, 8 sequences).
     apart: Any = None

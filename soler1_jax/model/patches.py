@@ -1,4 +1,4 @@
-"""Pictures of any size as equally long rows of patches; made on the host.
+"""Pictures of any size as equally long rows of patches; laid out on the host.
 
 A batch holds frames of different sizes. Each frame becomes a row of patches, padded to
 the longest, so that attention within frames is one batched product of a static shape.
@@ -11,6 +11,8 @@ Source: Qwen3-VL (arXiv 2511.21631), section 2; the order is that of its process
 
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
@@ -21,7 +23,7 @@ from soler1_jax.model.config import VisionConfig
 class Patches(NamedTuple):
     """Frames as rows of patches."""
 
-    values: ArrayLike  # float32 [N, P, I], pixels scaled to [-1, 1]
+    values: ArrayLike  # float [N, P, I], pixels scaled to [-1, 1]
     mask: ArrayLike  # bool [N, P], False on padding
     places: ArrayLike  # int32 [N, P, 2], row and column
     taps: ArrayLike  # int32 [N, P, 4], rows of the position table to mix
@@ -96,18 +98,21 @@ def pack_patches(
 
     Args:
       values: float [sum of patches, I], one frame after the other, in merge-block order:
-        `pixel_values` of the Qwen3-VL processor, then `pixel_values_videos`.
+        `pixel_values` of the Qwen3-VL processor, then `pixel_values_videos`. A
+        `jax.Array` stays on its device and keeps its dtype.
       grids: int [N, 2] of `frame_grids`.
       config: of the encoder.
       exact: pad to the longest frame only, not to a bucket.
 
     Returns:
-      Patches, as numpy arrays. Frames that only fill the bucket have no patches.
+      Patches, as numpy arrays but for `values` if they are on a device. Frames that only
+      fill the bucket have no patches.
 
     Raises:
       UserError: the arrays do not fit each other or the configuration.
     """
-    values = np.asarray(values, np.float32)
+    if not isinstance(values, jax.Array):
+        values = np.asarray(values, np.float32)
     side = config.spatial_merge_size
     counts = grids.prod(axis=1)
     if values.shape != (counts.sum(), config.patch_values):
@@ -130,9 +135,21 @@ def pack_patches(
     mask = order < counts[:, None]
     places = _places(order, grids[:, 1:], side) * mask[..., None]
     taps, weights = _mix(places, grids, config.position_grid)
-    padded = np.zeros((*mask.shape, config.patch_values), np.float32)
-    padded[mask] = values
+    padded = _pad(values, mask)
     return Patches(padded, mask, places.astype(np.int32), taps, weights)
+
+
+def _pad(values: ArrayLike, mask: np.ndarray) -> ArrayLike:
+    """Puts [sum of patches, I] where `mask` [N, P] says, zeros elsewhere."""
+    shape = (*mask.shape, values.shape[-1])
+    if mask.all():
+        # Pictures are large, and a copy of them is what takes longest here.
+        return values.reshape(shape)
+    if isinstance(values, jax.Array):
+        return jnp.zeros(shape, values.dtype).at[np.nonzero(mask)].set(values)
+    padded = np.zeros(shape, np.float32)
+    padded[mask] = values
+    return padded
 
 
 def _places(order: np.ndarray, columns: np.ndarray, side: int) -> np.ndarray:

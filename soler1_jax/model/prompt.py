@@ -9,6 +9,7 @@ Letters: B prompts, T tokens, N frames, K places for a frame's merged tokens.
 
 from typing import NamedTuple
 
+import jax
 import numpy as np
 from jax.typing import ArrayLike
 
@@ -54,7 +55,8 @@ def make_prompt(
       attention_mask: [B, T], 0 on padding; None for none.
       pixel_values, pixel_values_videos: float [patches, channel*time*row*column]; or
         pixel_values alone float [M, channel, row, column], pictures of the configured
-        size, scaled to [-1, 1].
+        size, scaled to [-1, 1]. Patches of images or of videos that are on a device
+        already stay there.
       image_grid_thw, video_grid_thw: int [M, 3], temporal patches, rows, columns.
       exact: keep the sizes given instead of padding them to buckets.
 
@@ -83,8 +85,9 @@ def make_prompt(
     if values:
         if len({v.shape[1:] for v in values}) > 1:
             raise UserError("images and videos have patches of different sizes")
+        joined = values[0] if len(values) == 1 else np.concatenate(values)
         patches = pack_patches(
-            np.concatenate(values), np.concatenate(grids), config.vision, exact=exact
+            joined, np.concatenate(grids), config.vision, exact=exact
         )
         capacity = patches.mask.shape[1] // config.vision.spatial_merge_size**2
     source = np.where(
@@ -106,7 +109,7 @@ def make_prompt(
 def _pictures(
     images: tuple[ArrayLike | None, ArrayLike | None],
     videos: tuple[ArrayLike | None, ArrayLike | None],
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
+) -> tuple[list[ArrayLike], list[np.ndarray]]:
     """Checks pixel values and grid_thw of both kinds.
 
     Returns:
@@ -121,7 +124,8 @@ def _pictures(
             )
         grids.append(np.zeros((0, 2), int) if thw is None else frame_grids(thw))
         if pixels is not None:
-            values.append(np.asarray(pixels, np.float32))
+            there = isinstance(pixels, jax.Array)
+            values.append(pixels if there else np.asarray(pixels, np.float32))
     if images[1] is not None and len(grids[0]) != len(np.asarray(images[1])):
         raise UserError(
             "an image is one frame; image_grid_thw has more than one in time; pass "

@@ -48,16 +48,17 @@ class LayerStack(nnx.Module):
           apply: (module, carry, x, index) -> (carry, y).
           carry: what flows through the layers.
           per_layer: xs. Unrolled: a tuple over the layers of the span. Scanned: a pytree
-            whose leaves have the span's length in front.
+            whose leaves have the span's length in front, or a plain tuple as well, with
+            which the layers run one by one.
           span: which layers.
-          apart: what the method of this name returned; scanned layers then run one by
-            one, and `per_layer` is a tuple.
+          apart: what the method of this name returned, to be used for scanned layers
+            that run one by one.
 
         Returns:
           The last carry, and the ys in the same form as `per_layer`.
         """
         low, high = span or (0, self.depth)
-        if apart is not None or not self.scan:
+        if not self.scan or type(per_layer) is tuple:
             return self._unroll(apply, carry, per_layer, (low, high), apart)
         graph, state = nnx.split(self.stacked)
         state = jax.tree.map(lambda a: a[low:high], state)
@@ -69,14 +70,19 @@ class LayerStack(nnx.Module):
         body = jax.checkpoint(body) if self.remat else body
         return jax.lax.scan(body, carry, (state, per_layer, jnp.arange(low, high)))
 
-    def apart(self) -> tuple | None:
-        """Scanned layers as one module each, kernels turned; None unless scanned."""
+    def apart(self, *, turned: bool) -> tuple | None:
+        """Scanned layers as one module each; None unless scanned.
+
+        Args:
+          turned: whether to lay kernels as `turn_kernels` does.
+        """
         if not self.scan:
             return None
         graph, state = nnx.split(self.stacked)
         leaves, tree = jax.tree.flatten(state)
         layers = (tree.unflatten(layer) for layer in zip(*leaves, strict=True))
-        return tuple(turn_kernels(nnx.merge(graph, layer)) for layer in layers)
+        modules = (nnx.merge(graph, layer) for layer in layers)
+        return tuple(turn_kernels(m) if turned else m for m in modules)
 
     def _unroll(
         self,
@@ -88,7 +94,7 @@ class LayerStack(nnx.Module):
     ) -> tuple[Any, Any]:
         ys = []
         for offset, index in enumerate(range(*span)):
-            graph, weights = nnx.split((apart or self.blocks)[index])
+            graph, weights = self._layer(index, apart)
 
             def body(carry: Any, weights: Any, x: Any, g=graph, i=index) -> Any:
                 return apply(nnx.merge(g, weights), carry, x, i)
@@ -98,3 +104,12 @@ class LayerStack(nnx.Module):
             carry, y = body(carry, weights, x)
             ys.append(y)
         return carry, tuple(ys)
+
+    def _layer(self, index: int, apart: tuple | None) -> tuple[nnx.GraphDef, Any]:
+        """One layer's structure and weights."""
+        if apart is not None:
+            return nnx.split(apart[index])
+        if not self.scan:
+            return nnx.split(self.blocks[index])
+        graph, state = nnx.split(self.stacked)
+        return graph, jax.tree.map(lambda a: a[index], state)

@@ -18,7 +18,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from soler1_jax.common.errors import UserError
-from soler1_jax.model.attention import VisionAttention
+from soler1_jax.model.attention import on_cpu
+from soler1_jax.model.attention_layers import VisionAttention
 from soler1_jax.model.config import CELL_PIXELS, VisionConfig
 from soler1_jax.model.layers import MLP, Embedding, LayerNorm, Linear
 from soler1_jax.model.patches import Patches
@@ -160,10 +161,12 @@ class Cells(nnx.Module):
 class VisionBlock(nnx.Module):
     """Pre-norm attention and feed-forward."""
 
-    def __init__(self, config: VisionConfig, *, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self, config: VisionConfig, attention: str | None = None, *, rngs: nnx.Rngs
+    ) -> None:
         size = config.hidden_size
         self.norm1 = LayerNorm(size)
-        self.attn = VisionAttention(size, config.num_heads, rngs=rngs)
+        self.attn = VisionAttention(size, config.num_heads, attention, rngs=rngs)
         self.norm2 = LayerNorm(size)
         self.mlp = MLP((size, config.intermediate_size, size), rngs=rngs)
 
@@ -227,6 +230,7 @@ class VisionTower(nnx.Module):
         dtype: str,
         *,
         wrist_size: int = 0,
+        attention: str | None = None,
         rngs: nnx.Rngs,
     ) -> None:
         stem = ConvStem if config.stem == "conv" else LinearStem
@@ -241,7 +245,7 @@ class VisionTower(nnx.Module):
             rngs=rngs,
         )
         self.blocks = LayerStack(
-            lambda r: VisionBlock(config, rngs=r),
+            lambda r: VisionBlock(config, attention, rngs=r),
             config.depth,
             scan=config.scan_layers,
             rngs=rngs,
@@ -263,6 +267,7 @@ class VisionTower(nnx.Module):
                 rngs=rngs,
             )
         self.config, self.dtype, self.wrist_size = config, dtype, wrist_size
+        self.attention = attention
 
     def __call__(
         self, frames: jax.Array, wrist: jax.Array | None = None
@@ -286,7 +291,7 @@ class VisionTower(nnx.Module):
                 f"give it frames of {config.image_size} pixels"
             )
         count, places = patches.mask.shape
-        if count == 1 or places < _LONG or jax.default_backend() != "cpu":
+        if count == 1 or places < _LONG or not on_cpu(self.attention):
             return self._encode(patches)
 
         def one(frame: Patches) -> FrameFeatures:

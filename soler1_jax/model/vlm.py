@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from soler1_jax.common.errors import UserError
-from soler1_jax.model.attention import soft_cap
+from soler1_jax.model.attention import on_cpu, soft_cap
 from soler1_jax.model.comparison import Change, Comparer
 from soler1_jax.model.config import ModelConfig
 from soler1_jax.model.decoder import Decoder, grow
@@ -38,8 +38,7 @@ from soler1_jax.model.prefix import (
 from soler1_jax.model.prompt import Prompt
 from soler1_jax.model.vision import FrameFeatures, VisionTower
 
-FIRST, PREVIOUS, CURRENT = range(3)
-"""Roles of frames."""
+FIRST, PREVIOUS, CURRENT = range(3)  # roles of frames
 
 
 class VLM(nnx.Module):
@@ -50,7 +49,12 @@ class VLM(nnx.Module):
         size = text.hidden_size
         self.config = config
         self.visual = VisionTower(
-            config.vision, size, config.dtype, wrist_size=config.wrist_size, rngs=rngs
+            config.vision,
+            size,
+            config.dtype,
+            wrist_size=config.wrist_size,
+            attention=config.attention,
+            rngs=rngs,
         )
         self.embed_tokens = Embedding(
             text.vocab_size,
@@ -60,7 +64,7 @@ class VLM(nnx.Module):
             multiplier=size**0.5 if text.scale_embeddings else None,
             rngs=rngs,
         )
-        self.language_model = Decoder(text, rngs=rngs)
+        self.language_model = Decoder(text, config.attention, rngs=rngs)
         if not text.tie_embeddings:
             self.lm_head = Linear(
                 (size, text.vocab_size), ("embed", "vocab"), use_bias=False, rngs=rngs
@@ -264,19 +268,23 @@ class VLM(nnx.Module):
         steps = prefix.next_position[:, None] + jnp.arange(seen.shape[1])
         steps = jnp.broadcast_to(steps[:, None], (steps.shape[0], 3, steps.shape[1]))
         positions = jnp.concatenate([prefix.positions, steps], axis=2)
-        mask = full_mask(prefix.mask, seen, bidirectional=self._bidirectional)
+        mask = segments = None
+        if self._told_by_segments:
+            segments = jnp.concatenate([prefix.mask, seen], axis=1).astype(jnp.int32)
+        else:
+            mask = full_mask(prefix.mask, seen, bidirectional=self._bidirectional)
         hidden, _ = self.language_model(
             jnp.concatenate([prefix.embeds, words], axis=1),
             positions,
             mask,
             prefix.deepstack,
             near=self._near(mask, positions, prefix.mask.shape[1]),
+            segments=segments,
         )
         last = self._last(hidden, prefix)
         places = prefix.embeds.shape[1]
         hidden = jnp.concatenate([last[:, None], hidden[:, places:]], axis=1)
-        step = self._read(hidden)
-        return Outputs(step.logits, step.value_logits, self._state(last))
+        return Outputs(*self._read(hidden), self._state(last))
 
     def prompt_logits(self, prefix: Prefix) -> jax.Array:
         """Predicts what follows each place of a prefix: float32 [B, P, V]."""
@@ -284,8 +292,7 @@ class VLM(nnx.Module):
 
     def hidden_at(self, prefix: Prefix, places: jax.Array) -> jax.Array:
         """Normed hidden states of a prefix at places int32 [B, R]: [B, R, D]."""
-        hidden = self._prefill(prefix)[0]
-        return jnp.take_along_axis(hidden, places[..., None], axis=1)
+        return jnp.take_along_axis(self._prefill(prefix)[0], places[..., None], axis=1)
 
     def next_logits(self, hidden: jax.Array) -> jax.Array:
         """Predicts what follows hidden states [..., D]: float32 [..., V]."""
@@ -302,17 +309,16 @@ class VLM(nnx.Module):
           The cache, predictions of the first token, and the state [B, state_size].
         """
         hidden, layers = self._prefill(prefix)
-        on_cpu = jax.default_backend() == "cpu"
-        apart = self.language_model.layers.apart() if on_cpu else None
-        places = prefix.mask.shape[1]
+        cpu, gpu = on_cpu(self.config.attention), jax.default_backend() == "gpu"
+        apart = self.language_model.layers.apart(turned=cpu) if cpu or gpu else None
+        places, spare = prefix.mask.shape[1], ((0, 0), (0, capacity))
+        sliding = self.config.text.sliding_layers
         cache = Cache(
-            layers=grow(layers, places + capacity, apart=apart is not None),
-            valid=jnp.pad(prefix.mask, ((0, 0), (0, capacity))),
+            layers=grow(layers, places + capacity),
+            valid=jnp.pad(prefix.mask, spare),
             index=jnp.int32(places),
             position=prefix.next_position,
-            positions=jnp.pad(prefix.positions[:, 0], ((0, 0), (0, capacity)))
-            if self.config.text.sliding_layers
-            else None,
+            positions=jnp.pad(prefix.positions[:, 0], spare) if sliding else None,
             apart=apart,
         )
         last = self._last(hidden, prefix)
@@ -337,33 +343,43 @@ class VLM(nnx.Module):
             apart=cache.apart,
         )
         at = cache.index + 1, cache.position + 1
-        cache = Cache(layers, valid, *at, positions, cache.apart)
-        return cache, self._read(hidden[:, 0])
+        return Cache(layers, valid, *at, positions, cache.apart), self._read(
+            hidden[:, 0]
+        )
 
     def _prefill(self, prefix: Prefix) -> tuple[jax.Array, Any]:
-        mask = prefix_mask(prefix.mask, bidirectional=self._bidirectional)
+        mask = segments = None
+        if self._told_by_segments:
+            segments = prefix.mask.astype(jnp.int32)
+        else:
+            mask = prefix_mask(prefix.mask, bidirectional=self._bidirectional)
         return self.language_model(
             prefix.embeds,
             prefix.positions,
             mask,
             prefix.deepstack,
             near=self._near(mask, prefix.positions, prefix.mask.shape[1]),
+            segments=segments,
         )
 
     def _near(
-        self, mask: jax.Array, positions: jax.Array, prefix: int
+        self, mask: jax.Array | None, positions: jax.Array, prefix: int
     ) -> jax.Array | None:
         """`mask` within the sliding window, if there is one; `prefix` places come first."""
         text = self.config.text
         if not text.sliding_layers:
             return None
-        exempt = prefix if self._bidirectional else 0
-        steps = positions[:, 0]
+        steps, exempt = positions[:, 0], prefix if self._bidirectional else 0
         return near_mask(mask, steps, steps, text.sliding_window, exempt=exempt)
 
     @property
     def _bidirectional(self) -> bool:
         return self.config.text.prefix_attention == "bidirectional"
+
+    @property
+    def _told_by_segments(self) -> bool:
+        """Whether causality and padding are all there is to who sees whom."""
+        return not self._bidirectional and not self.config.text.sliding_layers
 
     def _last(self, hidden: jax.Array, prefix: Prefix) -> jax.Array:
         return jnp.take_along_axis(hidden, prefix.last[:, None, None], axis=1)[:, 0]

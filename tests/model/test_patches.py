@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -52,6 +53,17 @@ def test_every_patch_of_a_video_frame_is_in_its_place() -> None:
                     place, at = place + 1, at + 1
         assert packed.mask[frame].sum() == place
     assert not packed.values[~packed.mask].any()
+
+
+@pytest.mark.parametrize("grids", [[[1, 4, 6], [1, 2, 8]], [[1, 4, 8], [1, 8, 4]]])
+def test_pixels_on_a_device_stay_there(grids: list[list[int]]) -> None:
+    grids = frame_grids(grids)
+    values = _values(grids).astype(np.float32)
+    there = jnp.asarray(values, jnp.bfloat16)
+    packed = pack_patches(there, grids, QWEN)
+    assert isinstance(packed.values, jax.Array) and packed.values.dtype == jnp.bfloat16
+    wanted = pack_patches(values, grids, QWEN)
+    np.testing.assert_array_equal(packed.values, wanted.values.astype(jnp.bfloat16))
 
 
 def test_the_position_table_is_interpolated_between_its_corners() -> None:

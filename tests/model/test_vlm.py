@@ -77,6 +77,7 @@ def _cached(model: Functional, params: Params, frames: jax.Array) -> Any:
         ("causal", True, "cpu"),
         # Decoding with scanned layers, as on accelerators.
         ("causal", True, "tpu"),
+        ("causal", True, "gpu"),
     ],
 )
 def test_cached_decoding_equals_teacher_forcing(

@@ -1,0 +1,151 @@
+"""Attention layers: full within a frame, grouped-query in the decoder.
+
+Letters: B sequences, T tokens, C keys, N frames, P patches, D channels of a token, d of a
+head.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from soler1_jax.model.attention import LayerCache, attend, on_cpu
+from soler1_jax.model.config import TextConfig
+from soler1_jax.model.layers import Linear, RMSNorm
+from soler1_jax.model.rope import rotate
+from soler1_jax.model.segment_attention import attend_segments
+
+
+class VisionAttention(nnx.Module):
+    """Every patch of a frame sees every patch of the same frame."""
+
+    def __init__(
+        self,
+        size: int,
+        heads: int,
+        implementation: str | None = None,
+        *,
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.qkv = Linear(
+            (size, 3 * size), ("embed", "heads"), use_bias=True, rngs=rngs
+        )
+        self.proj = Linear((size, size), ("heads", "embed"), use_bias=True, rngs=rngs)
+        self.heads, self.implementation = heads, implementation
+
+    def __call__(
+        self, x: jax.Array, angles: jax.Array | None, mask: jax.Array | None = None
+    ) -> jax.Array:
+        """Maps [N, P, size] to [N, P, size].
+
+        Args:
+          x: frames.
+          angles: rotary, float32 [P, d/2], or [N, P, d/2] for frames of different sizes;
+            None to turn nothing.
+          mask: bool [N, P], False on padding; None for none.
+        """
+        frames, patches, size = x.shape
+        qkv = self.qkv(x).reshape(frames, patches, 3, self.heads, size // self.heads)
+        query, key = qkv[:, :, 0], qkv[:, :, 1]
+        if angles is not None:
+            query, key = rotate(query, angles), rotate(key, angles)
+        out = attend_segments(
+            query,
+            key,
+            qkv[:, :, 2],
+            None if mask is None else mask.astype(jnp.int32),
+            packed=False,
+            implementation=self.implementation,
+        )
+        return self.proj(out.reshape(frames, patches, size))
+
+
+class TextAttention(nnx.Module):
+    """Grouped-query attention with rotary positions; queries and keys may be normed."""
+
+    def __init__(
+        self, config: TextConfig, implementation: str | None = None, *, rngs: nnx.Rngs
+    ) -> None:
+        size, dim = config.hidden_size, config.head_dim
+        wide, narrow = config.num_heads * dim, config.num_kv_heads * dim
+        self.q_proj = Linear(
+            (size, wide), ("embed", "heads"), use_bias=False, rngs=rngs
+        )
+        self.k_proj = Linear(
+            (size, narrow), ("embed", "kv_heads"), use_bias=False, rngs=rngs
+        )
+        self.v_proj = Linear(
+            (size, narrow), ("embed", "kv_heads"), use_bias=False, rngs=rngs
+        )
+        self.o_proj = Linear(
+            (wide, size), ("heads", "embed"), use_bias=False, rngs=rngs
+        )
+        if config.qk_norm:
+            offset = config.norm_offset
+            self.q_norm = RMSNorm(dim, config.norm_eps, offset=offset)
+            self.k_norm = RMSNorm(dim, config.norm_eps, offset=offset)
+        self.config, self.implementation = config, implementation
+
+    def __call__(
+        self,
+        x: jax.Array,
+        angles: jax.Array,
+        mask: jax.Array | None,
+        cache: LayerCache | None = None,
+        index: jax.Array | int = 0,
+        segments: jax.Array | None = None,
+    ) -> tuple[jax.Array, LayerCache]:
+        """Attends over x itself, or over a cache into which x is written first.
+
+        Args:
+          x: [B, T, D].
+          angles: float32 [B, T, d/2].
+          mask: bool [B, T, C], or None with `segments`; C is T without a cache, else the
+            cache's capacity. It is causal without a cache if `prefix_attention` is.
+          cache: keys and values so far.
+          index: where in the cache x goes.
+          segments: int32 [B, T] instead of a mask, without a cache: tokens see those of
+            their own segment that are not later; 0 is padding.
+
+        Returns:
+          [B, T, D], and the keys and values (of x alone, or the updated cache).
+        """
+        batch, length, _ = x.shape
+        config = self.config
+        shape = (batch, length, -1, config.head_dim)
+        query, key = self.q_proj(x).reshape(shape), self.k_proj(x).reshape(shape)
+        if config.qk_norm:
+            query, key = self.q_norm(query), self.k_norm(key)
+        query = rotate(query, angles)
+        key, value = rotate(key, angles), self.v_proj(x).reshape(shape)
+        rule = {
+            "divisor": config.query_pre_attn_scalar,
+            "cap": config.attn_logit_softcapping,
+        }
+        laid = jnp.moveaxis(key, 1, -1), jnp.swapaxes(value, 1, 2)
+        if segments is not None:
+            out = attend_segments(
+                query,
+                key,
+                value,
+                segments,
+                causal=True,
+                implementation=self.implementation,
+                **rule,
+            )
+            return self.o_proj(out.reshape(batch, length, -1)), LayerCache(*laid)
+        key, value = laid
+        if cache is not None:
+            key = jax.lax.dynamic_update_slice_in_dim(cache.keys, key, index, axis=3)
+            value = jax.lax.dynamic_update_slice_in_dim(
+                cache.values, value, index, axis=2
+            )
+        out = attend(
+            query,
+            key,
+            value,
+            mask,
+            causal=cache is None and config.prefix_attention == "causal",
+            blocks=on_cpu(self.implementation),
+            **rule,
+        )
+        return self.o_proj(out.reshape(batch, length, -1)), LayerCache(key, value)
