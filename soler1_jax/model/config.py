@@ -44,7 +44,8 @@ class VisionConfig:
       merger_hidden: hidden channels of a merger; None for that of Qwen3-VL, the merged
         width `hidden_size * spatial_merge_size**2`.
       deepstack_indexes: blocks whose output is added in the first decoder layers.
-      scan_layers: stack the blocks' weights and run them in one `lax.scan`.
+      scan_layers, remat: stack the blocks' weights and run them in one `lax.scan`;
+        recompute them in the backward pass.
     """
 
     image_size: int
@@ -66,6 +67,7 @@ class VisionConfig:
     merger_hidden: int | None = None
     deepstack_indexes: tuple[int, ...] = ()
     scan_layers: bool = False
+    remat: bool = False
 
     @property
     def grid(self) -> int:
