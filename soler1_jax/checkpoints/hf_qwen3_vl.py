@@ -227,6 +227,7 @@ def _vision(data: Mapping[str, Any]) -> VisionConfig:
         spatial_merge_size=merge,
         deepstack_indexes=levels,
         scan_layers=True,
+        remat=True,
     )
 
 

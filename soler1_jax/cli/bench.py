@@ -3,8 +3,8 @@
 `render` counts pictures a second beside MuJoCo's Warp renderer. `loop` counts control
 steps a second of physics alone, with pixels, with the policy, with the rewarder and with
 learning, and of the same weights behind a local server. `generate` counts tokens a second
-of a video-language model beside transformers. `attention` times the attention kernels
-beside `jax.nn`.
+of a video-language model beside transformers, `train` its training steps beside torch.
+`attention` times the attention kernels beside `jax.nn`.
 """
 
 from __future__ import annotations
@@ -41,6 +41,15 @@ _GENERATE_COLUMNS = {
     "same_tokens": "same tokens",
     "prefill_mfu": "prefill MFU",
     "decode_bandwidth_share": "decode bandwidth",
+}
+_TRAIN_COLUMNS = {
+    "side": "training",
+    "tokens_per_second": "tokens/s",
+    "times_transformers": "times",
+    "mfu": "MFU",
+    "step_seconds": "step, s",
+    "first_loss": "first loss",
+    "last_loss": "last loss",
 }
 _ATTENTION_COLUMNS = {
     "attention": "attention",
@@ -123,6 +132,38 @@ class Generate:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Train:
+    """Training steps of a random video-language model, beside torch and transformers."""
+
+    out: Path
+    """Run folder; result.json is written there."""
+    preset: str = "small"
+    """small (78 M parameters), qwen3-vl-2b, -4b or -8b."""
+    rows: int = 1
+    """Packed rows of a batch."""
+    records: int = 4
+    """Records of a row."""
+    record_tokens: int = 512
+    """Tokens of a record, those of its pictures included."""
+    answer_tokens: int = 64
+    """The last tokens of a record, whose prediction counts."""
+    pictures: int = 1
+    """In each record."""
+    picture_side: int = 384
+    """In pixels."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of activations and products; weights are float32."""
+    remat: bool = False
+    """Whether layers are computed again in the backward pass, on both sides."""
+    peer: bool = True
+    """Whether to time torch and transformers too (needs the extra `parity`)."""
+    repeats: int = _REPEATS
+    """Rounds in which both sides take turns; medians count."""
+    seed: int = 0
+    """Of weights and records."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Attention:
     """Milliseconds of attention as the models call it, beside jax.nn."""
 
@@ -136,7 +177,7 @@ class Attention:
     """Of the numbers."""
 
 
-Args = Render | Loop | Generate | Attention
+Args = Render | Loop | Generate | Train | Attention
 
 
 def run(args: Args) -> None:
@@ -157,6 +198,12 @@ def run(args: Args) -> None:
         for name in ("batch", "prompt_tokens", "pictures"):
             require_positive(name, getattr(args, name))
         command, columns = "bench generate", _GENERATE_COLUMNS
+    elif isinstance(args, Train):
+        from soler1_jax.cli import bench_train as bench
+
+        for name in ("rows", "records", "record_tokens", "pictures"):
+            require_positive(name, getattr(args, name))
+        command, columns = "bench train", _TRAIN_COLUMNS
     elif isinstance(args, Render):
         from soler1_jax.cli import bench_render as bench
 
@@ -183,7 +230,7 @@ def run(args: Args) -> None:
         rows.append(row)
         print(_line(row, columns), flush=True)
     _print(rows, columns)
-    if isinstance(args, Generate) and not args.peer:
+    if isinstance(args, Generate | Train) and not args.peer:
         print("transformers was not timed (--no-peer)")
     folder.finish({"command": command_line(), "rows": rows})
 

@@ -88,6 +88,26 @@ def prefill_flop(
     return flop + 4 * text.depth * wide * batch * prompt**2
 
 
+def training_flop(
+    config: ModelConfig, records: int, length: int, frames: np.ndarray
+) -> float:
+    """Count the multiplications and additions of matrix products of a training step.
+
+    Args:
+      config: of a model with the linear stem.
+      records: that do not see each other.
+      length: tokens of a record, padding not counted.
+      frames: int [N], patches of each picture.
+
+    Returns:
+      FLOP: three times those of the forward pass, every token predicting the next. What
+      is computed again in the backward pass does not count.
+    """
+    words = config.text.vocab_size * config.text.hidden_size
+    others = 2 * records * (length - 1) * words
+    return 3 * (prefill_flop(config, records, length, frames) + others)
+
+
 def _fed_by(names: list[str]) -> str:
     """What a kernel is multiplied with."""
     if names[0] == "visual":

@@ -1,4 +1,4 @@
-"""`transformers.generate` on a random Qwen3-VL, as the other side of `bench generate`.
+"""transformers on a random Qwen3-VL, as the other side of `bench generate` and `train`.
 
 Kept apart because it imports torch.
 """
@@ -18,6 +18,7 @@ from soler1_jax.checkpoints.hf_config import to_hf
 from soler1_jax.cli.bench_generate import Inputs, Timing, timing
 from soler1_jax.common.errors import UserError
 from soler1_jax.model.config import ModelConfig
+from soler1_jax.training.optimizer import OptimizerConfig
 
 Model = transformers.Qwen3VLForConditionalGeneration
 
@@ -111,6 +112,57 @@ def call(
         return timing(start, clock.times[0], _now(), tokens)
 
     return generate
+
+
+def training(
+    model: Model,
+    config: ModelConfig,
+    inputs: Inputs,
+    answer_tokens: int,
+    learning: OptimizerConfig,
+    *,
+    remat: bool,
+) -> Callable[[], tuple[float, float]]:
+    """Return a step of training all weights; it returns its seconds and loss.
+
+    Args:
+      model: of `load`, in float32.
+      config: the same model's; its dtype is that of products.
+      inputs: what a processor returns.
+      answer_tokens: the last of each record, which count.
+      learning: of the optimizer; the rate is constant.
+      remat: whether layers are computed again in the backward pass.
+    """
+    model.train()
+    if remat:
+        model.gradient_checkpointing_enable()
+    given = {k: torch.from_numpy(v).to(model.device) for k, v in inputs.items()}
+    dtype = getattr(torch, config.dtype)
+    given["pixel_values"] = given["pixel_values"].to(dtype)
+    kinds = (given["input_ids"] == config.media.image).long()
+    labels = given["input_ids"].clone()
+    labels[:, :-answer_tokens] = -100
+    optimizer = torch.optim.AdamW(
+        model.parameters(),
+        lr=learning.learning_rate,
+        betas=(learning.b1, learning.b2),
+        weight_decay=learning.weight_decay,
+    )
+
+    def step() -> tuple[float, float]:
+        start = _now()[0]
+        with torch.autocast(model.device.type, dtype, enabled=dtype != torch.float32):
+            loss = model(
+                **given, mm_token_type_ids=kinds, labels=labels, use_cache=False
+            ).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), learning.clip_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        value = loss.item()
+        return _now()[0] - start, value
+
+    return step
 
 
 def _now() -> tuple[float, float]:

@@ -11,8 +11,7 @@ from typing import Any, Literal
 
 from soler1_jax.common.errors import UserError, nearest_hint
 
-# Side of the squares with which the conv stem starts.
-CELL_PIXELS = 4
+CELL_PIXELS = 4  # side of the squares with which the conv stem starts
 _PARTS = ("vision", "text", "grounding", "heads", "media")
 _ATTENTION = ("xla", "pallas_tpu", "pallas_gpu", "interpret")
 
@@ -46,7 +45,7 @@ class VisionConfig:
       merger_hidden: hidden channels of a merger; None for that of Qwen3-VL, the merged
         width `hidden_size * spatial_merge_size**2`.
       deepstack_indexes: blocks whose output is added in the first decoder layers.
-      scan_layers: stack the blocks' weights and run them in one `lax.scan`.
+      scan_layers, remat: as in `TextConfig`.
     """
 
     image_size: int
@@ -68,6 +67,7 @@ class VisionConfig:
     merger_hidden: int | None = None
     deepstack_indexes: tuple[int, ...] = ()
     scan_layers: bool = False
+    remat: bool = False
 
     @property
     def grid(self) -> int:

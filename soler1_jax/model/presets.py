@@ -180,6 +180,7 @@ def _qwen3_vl(
             position_grid=48,
             deepstack_indexes=deepstack,
             scan_layers=True,
+            remat=True,
         ),
         text=TextConfig(
             vocab_size=QWEN_VOCAB_SIZE,

@@ -248,6 +248,7 @@ class VisionTower(nnx.Module):
             lambda r: VisionBlock(config, attention, rngs=r),
             config.depth,
             scan=config.scan_layers,
+            remat=config.remat,
             rngs=rngs,
         )
         self.merger = PatchMerger(config, out_size, norm_after=False, rngs=rngs)

@@ -1,5 +1,6 @@
 """AdamW with warm-up, cosine decay and clipping by the global norm."""
 
+import functools
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -77,9 +78,16 @@ def phased_schedule(
 
 
 def make_optimizer(
-    config: OptimizerConfig, rate: Callable[[Any], jax.Array]
+    config: OptimizerConfig, rate: Callable[[Any], jax.Array], logical: Any = None
 ) -> optax.GradientTransformation:
-    """Returns AdamW with clipping and a learning rate of `schedule`'s kind."""
+    """Returns AdamW with clipping and a learning rate of `schedule`'s kind.
+
+    Args:
+      config: settings.
+      rate: learning rate as a function of the step.
+      logical: a tree like the parameters whose leaves are tuples of logical axis names;
+        needed for scanned layers, whose gains have a `layers` axis in front.
+    """
     clip = (
         optax.clip_by_global_norm(config.clip_norm)
         if config.clip_norm > 0
@@ -92,12 +100,34 @@ def make_optimizer(
             b1=config.b1,
             b2=config.b2,
             weight_decay=config.weight_decay,
-            mask=_decayed,
+            mask=functools.partial(_decayed, logical=logical),
             mu_dtype=jnp.float32,
         ),
     )
 
 
-def _decayed(params: Any) -> Any:
+def _decayed(params: Any, logical: Any) -> Any:
     """Gains and biases are not pulled towards zero."""
-    return jax.tree.map(lambda p: p.ndim >= 2, params)
+    if logical is None:
+        return jax.tree.map(lambda p: p.ndim >= 2, params)
+    leaves, tree = jax.tree.flatten(params)
+    axes = [len(n) - n.count("layers") for n in tree.flatten_up_to(logical)]
+    return tree.unflatten([count >= 2 for count in axes])
+
+
+def in_float32(
+    optimizer: optax.GradientTransformation,
+) -> optax.GradientTransformation:
+    """The optimizer with moments and sums in float32 for parameters of any dtype.
+
+    Of bfloat16 parameters, changes below a 512th of a number are lost when it is rounded
+    again; float32 parameters lose none.
+    """
+
+    def wide(tree: Any) -> Any:
+        return jax.tree.map(lambda x: x.astype(jnp.float32), tree)
+
+    def update(grads: Any, moments: Any, params: Any = None) -> Any:
+        return optimizer.update(wide(grads), moments, wide(params))
+
+    return optax.GradientTransformation(lambda p: optimizer.init(wide(p)), update)

@@ -1,0 +1,231 @@
+"""Training steps a second: this project's packed rows beside torch and transformers.
+
+Both sides take the same float32 weights of Qwen3-VL's shape and the same records of
+pictures, words and an answer, and do the same: cross-entropy of the answer, gradients of
+all weights, clipping, AdamW. Ours puts several records into a row; the other side takes
+them as a batch, of equal length, so that neither has padding. The two take turns, so that
+a busy moment of the machine hits both.
+
+Letters: B rows, M records of a row, T tokens of a record, R rounds. Seconds are medians
+over rounds, without compilation; batches are on the device before the clock starts.
+"""
+
+import dataclasses
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from soler1_jax.cli import bench_ceilings
+from soler1_jax.cli.bench_generate import (
+    OURS,
+    PRESETS,
+    THEIRS,
+    Inputs,
+    make_inputs,
+    require_peer,
+)
+from soler1_jax.common import mesh as meshes
+from soler1_jax.common.errors import UserError, nearest_hint
+from soler1_jax.data.packing import PackedRows, RowShape, make_example, pack
+from soler1_jax.model.config import ModelConfig
+from soler1_jax.model.functional import Functional, Params, parameter_count
+from soler1_jax.reward.pretrained import load_vlm
+from soler1_jax.training import packed
+from soler1_jax.training import state as states
+from soler1_jax.training.optimizer import (
+    OptimizerConfig,
+    in_float32,
+    make_optimizer,
+    schedule,
+)
+
+LEARNING = OptimizerConfig(
+    learning_rate=1e-5, warmup_steps=0, schedule="constant", b2=0.95
+)
+"""Settings that both sides share."""
+
+Step = Callable[[], tuple[float, float]]
+"""Returns the seconds of a step and its loss in nats."""
+
+
+def measure(
+    preset: str,
+    rows: int,
+    records: int,
+    record_tokens: int,
+    answer_tokens: int,
+    pictures: int,
+    picture_side: int,
+    dtype: str,
+    remat: bool,
+    peer: bool,
+    repeats: int,
+    seed: int,
+) -> Iterator[dict[str, Any]]:
+    """Yield one row a side.
+
+    Args:
+      preset: a key of `PRESETS`.
+      rows: B.
+      records: M.
+      record_tokens: T, those of pictures included.
+      answer_tokens: the last of each record, whose prediction counts.
+      pictures: in each record.
+      picture_side: in pixels.
+      dtype: of activations and products, float32 or bfloat16; weights are float32.
+      remat: whether layers are computed again in the backward pass, on both sides.
+      peer: whether to time transformers.
+      repeats: R.
+      seed: of weights and records.
+
+    Raises:
+      UserError: a number or name is out of range, or transformers is wanted and missing.
+    """
+    if preset not in PRESETS:
+        raise UserError(f"unknown preset {preset!r}{nearest_hint(preset, PRESETS)}")
+    config = _with_remat(dataclasses.replace(PRESETS[preset], dtype=dtype), remat)
+    if not 0 < answer_tokens < record_tokens:
+        raise UserError(
+            "an answer is a part of a record; got --answer-tokens "
+            f"{answer_tokens} of {record_tokens}; give fewer, at least 1"
+        )
+    inputs = make_inputs(
+        config, rows * records, record_tokens, pictures, picture_side, seed
+    )
+    sides: dict[str, Step] = {}
+    if peer:
+        require_peer()
+        from soler1_jax.cli import bench_transformers
+
+        with tempfile.TemporaryDirectory() as folder:
+            single = dataclasses.replace(config, dtype="float32")
+            bench_transformers.write_checkpoint(single, Path(folder), seed)
+            model = bench_transformers.load(Path(folder), "float32")
+            params = load_vlm(folder, "float32").params
+        sides[THEIRS] = bench_transformers.training(
+            model, config, inputs, answer_tokens, LEARNING, remat=remat
+        )
+    else:
+        params = jax.jit(Functional(config).init, static_argnums=0)(seed)
+    count = parameter_count(params)
+    sides[OURS] = _ours(config, params, inputs, answer_tokens, rows)
+    del params
+    tokens = rows * records * record_tokens
+    frames = inputs["image_grid_thw"].prod(axis=1)
+    flop = bench_ceilings.training_flop(config, rows * records, record_tokens, frames)
+    ceiling = bench_ceilings.matmul_ceiling(dtype)
+    measured = _times(sides, repeats)
+    for side, row in measured.items():
+        yield {
+            "side": side,
+            "rows": rows,
+            "records": records,
+            "record_tokens": record_tokens,
+            "dtype": dtype,
+            "parameters": count,
+            **row,
+            "tokens_per_second": round(tokens / row["step_seconds"], 1),
+            "tflops": round(flop / row["step_seconds"] / 1e12, 4),
+            "mfu": round(flop / row["step_seconds"] / ceiling, 4),
+            "matmul_tflops": round(ceiling / 1e12, 4),
+        }
+
+
+def _with_remat(config: ModelConfig, remat: bool) -> ModelConfig:
+    return dataclasses.replace(
+        config,
+        vision=dataclasses.replace(config.vision, remat=remat),
+        text=dataclasses.replace(config.text, remat=remat),
+    )
+
+
+def packed_rows(
+    config: ModelConfig, inputs: Inputs, answer_tokens: int, rows: int
+) -> PackedRows:
+    """Lay records of equal length side by side in rows.
+
+    Args:
+      config: of the model.
+      inputs: of `make_inputs`.
+      answer_tokens: the last of each record, which count 1 each.
+      rows: B; divides the records.
+    """
+    count, length = inputs["input_ids"].shape
+    weights = np.zeros(length, np.float32)
+    weights[-answer_tokens:] = 1
+    pictures = len(inputs["image_grid_thw"]) // count
+    patches = len(inputs["pixel_values"]) // len(inputs["image_grid_thw"])
+    examples = [
+        make_example(
+            config,
+            inputs["input_ids"][i],
+            weights,
+            pixel_values=inputs["pixel_values"][i * pictures * patches :][
+                : pictures * patches
+            ],
+            image_grid_thw=inputs["image_grid_thw"][i * pictures :][:pictures],
+        )
+        for i in range(count)
+    ]
+    shape = RowShape(
+        rows=rows,
+        length=count // rows * length,
+        pictures=count // rows * pictures,
+        patches=patches,
+    )
+    (batch,) = pack(examples, config, shape)
+    return batch
+
+
+def _ours(
+    config: ModelConfig, params: Params, inputs: Inputs, answer_tokens: int, rows: int
+) -> Step:
+    """Our side; it holds the training state from step to step."""
+    functions, mesh = Functional(config), meshes.make_mesh()
+    logical = functions.logical_axes()
+    rate = schedule(LEARNING, 1000)
+    optimizer = in_float32(make_optimizer(LEARNING, rate, logical))
+    state = jax.jit(lambda p: states.create(p, optimizer, 0), donate_argnums=0)(params)
+    placed = states.state_shardings(state, mesh, logical)
+    step = packed.make_step(functions, optimizer, packed.PackedConfig(), mesh, placed)
+    batch = packed_rows(config, inputs, answer_tokens, rows)
+    pixels = batch.patches.values.astype(jnp.dtype(config.dtype))
+    batch = batch._replace(patches=batch.patches._replace(values=pixels))
+    batch = jax.device_put(batch, meshes.batch_sharding(mesh))
+    held = [jax.device_put(state, placed)]
+
+    def run() -> tuple[float, float]:
+        start = time.perf_counter()
+        held[0], metrics = step(held[0], batch)
+        loss = float(metrics["loss"])
+        jax.block_until_ready(held[0])
+        return time.perf_counter() - start, loss
+
+    return run
+
+
+def _times(sides: dict[str, Step], repeats: int) -> dict[str, dict[str, Any]]:
+    """Run all sides once to compile, then R times in turn; side -> row."""
+    first = {side: step() for side, step in sides.items()}
+    rounds = [{side: step() for side, step in sides.items()} for _ in range(repeats)]
+    rows = {}
+    for side in sides:
+        seconds = [r[side][0] for r in rounds]
+        rows[side] = {
+            "step_seconds": round(float(np.median(seconds)), 4),
+            "step_seconds_range": [round(min(seconds), 4), round(max(seconds), 4)],
+            "first_step_seconds": round(first[side][0], 2),
+            "first_loss": round(first[side][1], 5),
+            "last_loss": round(rounds[-1][side][1], 5),
+        }
+    if THEIRS in sides:
+        times = [r[THEIRS][0] / r[OURS][0] for r in rounds]
+        rows[OURS]["times_transformers"] = round(float(np.median(times)), 2)
+        rows[OURS]["times_range"] = [round(min(times), 2), round(max(times), 2)]
+    return rows
