@@ -4,7 +4,7 @@ Model FLOP utilisation of the prefill is the model's FLOP over what a large matr
 reaches; bandwidth of the decode is the bytes that every token must read, weights and
 cache, over what a large copy moves. Both ceilings are measured, not looked up.
 
-Letters: B prompts, T tokens of a prompt, P patches of all pictures, S new tokens.
+Letters: B prompts.
 """
 
 import math
@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from soler1_jax.model.config import ModelConfig
-from soler1_jax.model.functional import Functional, Params
+from soler1_jax.model.flop import prefill_flop
+from soler1_jax.model.functional import Params
 
 _SIDE, _COPIED, _CALLS = 8192, 2**30, 10
 
@@ -53,66 +54,6 @@ def shares(
         "matmul_tflops": round(matmul / 1e12, 2),
         "copy_gb_per_second": round(copy / 1e9, 1),
     }
-
-
-def prefill_flop(
-    config: ModelConfig, batch: int, prompt: int, frames: np.ndarray
-) -> float:
-    """Count the multiplications and additions of matrix products up to the first token.
-
-    Args:
-      config: of a model with the linear stem.
-      batch: B.
-      prompt: T, padding not counted.
-      frames: int [N], patches of each picture.
-
-    Returns:
-      FLOP. Attention counts all pairs, as usual for utilisation, although half of the
-      decoder's are masked.
-    """
-    vision, text = config.vision, config.text
-    patches = int(np.sum(frames))
-    rows = {"patches": patches, "tokens": batch * prompt, "prompts": batch}
-    rows["merged"] = patches // vision.spatial_merge_size**2
-    flop = 0.0
-    leaves = jax.tree_util.tree_flatten_with_path(Functional(config).shapes())[0]
-    for path, leaf in leaves:
-        names = [key.key for key in path]
-        if names[-1] == "kernel":
-            flop += 2 * leaf.size * rows[_fed_by(names)]
-    if text.tie_embeddings:
-        flop += 2 * batch * text.vocab_size * text.hidden_size
-    pairs = int(np.sum(np.asarray(frames, np.int64) ** 2))
-    flop += 4 * vision.depth * vision.hidden_size * pairs
-    wide = text.num_heads * text.head_dim
-    return flop + 4 * text.depth * wide * batch * prompt**2
-
-
-def training_flop(
-    config: ModelConfig, records: int, length: int, frames: np.ndarray
-) -> float:
-    """Count the multiplications and additions of matrix products of a training step.
-
-    Args:
-      config: of a model with the linear stem.
-      records: that do not see each other.
-      length: tokens of a record, padding not counted.
-      frames: int [N], patches of each picture.
-
-    Returns:
-      FLOP: three times those of the forward pass, every token predicting the next. What
-      is computed again in the backward pass does not count.
-    """
-    words = config.text.vocab_size * config.text.hidden_size
-    others = 2 * records * (length - 1) * words
-    return 3 * (prefill_flop(config, records, length, frames) + others)
-
-
-def _fed_by(names: list[str]) -> str:
-    """What a kernel is multiplied with."""
-    if names[0] == "visual":
-        return "merged" if "merger" in names[1] else "patches"
-    return "tokens" if names[0] == "language_model" else "prompts"
 
 
 def decode_bytes(config: ModelConfig, params: Params, batch: int, places: int) -> int:

@@ -34,6 +34,7 @@ from soler1_jax.common import mesh as meshes
 from soler1_jax.common.errors import UserError, nearest_hint
 from soler1_jax.data.packing import PackedRows, RowShape, make_example, pack
 from soler1_jax.model.config import ModelConfig
+from soler1_jax.model.flop import training_flop
 from soler1_jax.model.functional import Functional, Params, parameter_count
 from soler1_jax.reward.pretrained import load_vlm
 from soler1_jax.training import packed
@@ -116,9 +117,8 @@ def measure(
     count = parameter_count(params)
     sides[OURS] = _ours(config, params, inputs, answer_tokens, rows)
     del params
-    tokens = rows * records * record_tokens
     frames = inputs["image_grid_thw"].prod(axis=1)
-    flop = bench_ceilings.training_flop(config, rows * records, record_tokens, frames)
+    flop = training_flop(config, rows * records, record_tokens, frames)
     ceiling = bench_ceilings.matmul_ceiling(dtype)
     measured = _times(sides, repeats)
     for side, row in measured.items():
@@ -130,7 +130,9 @@ def measure(
             "dtype": dtype,
             "parameters": count,
             **row,
-            "tokens_per_second": round(tokens / row["step_seconds"], 1),
+            "tokens_per_second": round(
+                inputs["input_ids"].size / row["step_seconds"], 1
+            ),
             "tflops": round(flop / row["step_seconds"] / 1e12, 4),
             "mfu": round(flop / row["step_seconds"] / ceiling, 4),
             "matmul_tflops": round(ceiling / 1e12, 4),

@@ -36,7 +36,20 @@ def make_mesh(shape: Sequence[int] | None = None) -> Mesh:
       UserError: the sizes do not multiply to the number of devices.
     """
     devices = jax.devices()
-    shape = tuple(shape) if shape is not None else (len(devices), 1, 1)
+    return mesh_of(devices, (len(devices), 1, 1) if shape is None else shape)
+
+
+def mesh_of(devices: Sequence[jax.Device], shape: Sequence[int]) -> Mesh:
+    """Returns a mesh over given devices, also over those that are only described.
+
+    Args:
+      devices: in the order in which they fill the mesh, its last axis first.
+      shape: sizes of (data, fsdp, tensor).
+
+    Raises:
+      UserError: the sizes do not multiply to the number of devices.
+    """
+    shape = tuple(shape)
     if len(shape) != len(AXES) or int(np.prod(shape)) != len(devices):
         raise UserError(
             f"a mesh has {len(AXES)} sizes ({', '.join(AXES)}) whose product is the "
