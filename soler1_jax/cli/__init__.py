@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "eval": ("eval", "measure a rewarder against the truth"),
     "report": ("report", "make an HTML page of a run"),
     "bench": ("bench", "measure speeds on this machine"),
+    "plan": ("plan", "compile a step for a TPU pod without one: memory, links, time"),
 }
 
 

@@ -22,6 +22,7 @@ LEVELS = {
     "synthesis": 4,
     "training": 5,
     "evals": 6,
+    "planning": 6,
     "serving": 6,
     "viz": 6,
     "cli": 7,
