@@ -228,7 +228,7 @@ def train(sizes, parts):
     config = packed.PackedConfig(tile=20, microbatches=parts)
     step = packed.make_step(functions, tx, config, mesh, placed)
     current, losses = jax.device_put(first, placed), []
-    for _ in range(4):
+    for _ in range(20):
         current, metrics = step(current, batch)
         losses.append([float(metrics[k]) for k in ("loss", "tokens")])
     assert step._cache_size() == 1, "recompiled"
@@ -238,7 +238,7 @@ def train(sizes, parts):
     return np.array(losses), jax.device_get(leaves)
 
 expected, single = train((1, 1, 1), 1)
-for sizes, parts in ((8, 1, 1), 1), ((2, 2, 2), 2):
+for sizes, parts in ((8, 1, 1), 1), ((2, 4, 1), 1), ((2, 2, 2), 2), ((1, 1, 8), 4):
     losses, many = train(sizes, parts)
     np.testing.assert_allclose(losses, expected, rtol=1e-5, err_msg=str(sizes))
     for a, b in zip(single, many):
