@@ -62,7 +62,7 @@ def _copied(functions, params, raws, tokens, lengths):
     return grpo.token_logprobs(logits, flat, TEMPERATURE).reshape(tokens.shape)
 
 
-@pytest.mark.parametrize("tie", [False, True])
+@pytest.mark.parametrize("tie", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_logprobs_and_gradients_equal_those_of_copies(tie):
     functions, params, raws, prompts = _problem(tie)
     tokens, lengths = _completions()
@@ -128,6 +128,7 @@ def test_the_sampler_notes_what_the_update_finds():
     np.testing.assert_allclose(metrics["length"], lengths.mean(), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_what_is_paid_for_is_learnt():
     """A bandit: the share of even first tokens is the reward, whose best value is 1."""
     functions, params, _, prompts = _problem()

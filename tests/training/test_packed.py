@@ -63,7 +63,7 @@ def _one_by_one(functions, params):
     return jnp.sum(losses * weights[:, 1:]) / weights[:, 1:].sum()
 
 
-@pytest.mark.parametrize("tie", [False, True])
+@pytest.mark.parametrize("tie", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_loss_and_gradients_equal_those_of_the_records_alone(tie):
     functions, batch = _problem(tie)
     params = _initial(functions)
@@ -140,7 +140,9 @@ def test_microbatches_sum_to_the_batch():
         np.testing.assert_allclose(b, a, rtol=1e-3, atol=1e-6 * scale)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "dtype", ["bfloat16", pytest.param("float32", marks=pytest.mark.slow)]
+)
 def test_a_batch_is_learnt_by_heart_and_moments_stay_float32(dtype):
     functions, batch = _problem(tie=False)
     current, step = _state(functions, dtype=dtype)
