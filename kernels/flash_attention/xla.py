@@ -60,9 +60,9 @@ def forward(
             lse = jnp.where(some, top + jnp.log(total), -jnp.inf)
             return (out / total[..., None]).astype(q.dtype), lse
 
-        return jax.lax.map(block, (queries, jnp.arange(rules.blocks_q), *ranges))
+        return _map(block, (queries, jnp.arange(rules.blocks_q), *ranges))
 
-    out, lse = _map_rows(
+    out, lse = _map(
         row, (split.queries(q), split.keys(k), split.keys(v), ranges, segments)
     )
     return split.join_queries(out), split.join_queries(lse[..., None])[..., 0]
@@ -105,13 +105,11 @@ def backward(
 
         zeros = jnp.zeros(keys.shape, jnp.float32)
         blocks = (queries, douts, lses, deltas, jnp.arange(rules.blocks_q), *ranges)
-        (dk, dv), dq = jax.lax.scan(block, (zeros, zeros), blocks)
+        (dk, dv), dq = _scan(block, (zeros, zeros), blocks)
         return dq, dk.astype(k.dtype), dv.astype(v.dtype)
 
     by_query = [split.queries(x) for x in (q, dout, lse[..., None], delta[..., None])]
-    dq, dk, dv = _map_rows(
-        row, (*by_query, split.keys(k), split.keys(v), ranges, segments)
-    )
+    dq, dk, dv = _map(row, (*by_query, split.keys(k), split.keys(v), ranges, segments))
     return split.join_queries(dq), split.join_keys(dk), split.join_keys(dv)
 
 
@@ -288,9 +286,14 @@ def _split_segments(rules, q_segments, kv_segments):
     )
 
 
-def _map_rows(function, args):
-    """Map over R; one row is not looped over."""
+def _map(function, args):
+    """Map over the first axis."""
+    return _scan(lambda _, x: (None, function(x)), None, args)[1]
+
+
+def _scan(step, carry, args):
+    """Scan over the first axis; a loop over one would fuse with nothing around it."""
     if args[0].shape[0] > 1:
-        return jax.lax.map(function, args)
-    out = function(jax.tree.map(lambda x: x[0], args))
-    return jax.tree.map(lambda x: x[None], out)
+        return jax.lax.scan(step, carry, args)
+    carry, out = step(carry, jax.tree.map(lambda x: x[0], args))
+    return carry, jax.tree.map(lambda x: x[None], out)

@@ -39,21 +39,24 @@ def shared_prefix_attention(
     k_suffix: Array,
     v_suffix: Array,
     *,
+    prefix_lengths: Array | None = None,
     suffix_lengths: Array | None = None,
     softmax_scale: float | None = None,
     implementation: str | None = None,
 ) -> tuple[Array, Array]:
     """Return attention of prefixes and suffixes, differentiable in all six arrays.
 
-    Positions are the caller's: rotate suffix queries and keys as tokens P, P + 1, ...
+    Positions are the caller's: rotate suffix queries and keys as the tokens that follow
+    the prefix.
 
     Args:
       q_prefix: float32 or bfloat16 [B, P, Hq, D].
-      k_prefix, v_prefix: [B, P, Hkv, D]; Hkv divides Hq. No padding.
+      k_prefix, v_prefix: [B, P, Hkv, D]; Hkv divides Hq.
       q_suffix: [B, G, S, Hq, D].
       k_suffix, v_suffix: [B, G, S, Hkv, D].
-      suffix_lengths: int32 [B, G] in 0..S; tokens from there on are padding, which sees
-        and is seen by nothing and gives 0. None: all are S.
+      prefix_lengths: int32 [B] in 0..P; tokens from there on are padding, which sees
+        and is seen by nothing and gives 0. None: all are P.
+      suffix_lengths: int32 [B, G] in 0..S, likewise. None: all are S.
       softmax_scale: factor of the logits; None for D**-0.5.
       implementation: "xla", "pallas_tpu", "pallas_gpu", "interpret" or None, as for
         `flash_attention`.
@@ -68,11 +71,11 @@ def shared_prefix_attention(
         implementation = "pallas_gpu"
     name = dispatch.choose_implementation(_NAME, implementation, _SUPPORTED, _MISSING)
     prefix, suffix = (q_prefix, k_prefix, v_prefix), (q_suffix, k_suffix, v_suffix)
-    _check(prefix, suffix, suffix_lengths)
+    _check(prefix, suffix, prefix_lengths, suffix_lengths)
     if name == "pallas_gpu":
         dispatch.require_hopper_operands(q_prefix, program.HOPPER_MAX_SIZE)
     scale = None if softmax_scale is None else float(softmax_scale)
-    return _attend(name, scale, *prefix, *suffix, suffix_lengths)
+    return _attend(name, scale, *prefix, *suffix, prefix_lengths, suffix_lengths)
 
 
 class _Parts(NamedTuple):
@@ -87,7 +90,7 @@ class _Parts(NamedTuple):
     own: tuple
 
 
-def _parts(name, scale, k_prefix, v_prefix, q_suffix, k_suffix, v_suffix, lengths):
+def _parts(name, scale, k_prefix, v_prefix, q_suffix, k_suffix, v_suffix, *lengths):
     batch, group, length = q_suffix.shape[:3]
     long = q_suffix.reshape(batch, group * length, *q_suffix.shape[3:])
     members = [
@@ -95,16 +98,30 @@ def _parts(name, scale, k_prefix, v_prefix, q_suffix, k_suffix, v_suffix, length
         for x in (q_suffix, k_suffix, v_suffix)
     ]
     of_prefix = of_own = (None, None)
-    if lengths is not None:
-        valid = (jnp.arange(length) < lengths[..., None]).astype(jnp.int32)
-        ones = jnp.ones(k_prefix.shape[:2], jnp.int32)
-        of_prefix = (valid.reshape(batch, -1), ones)
+    if any(x is not None for x in lengths):
+        prefix = _segments(lengths[0], k_prefix.shape[:2])
+        valid = _segments(lengths[1], (batch, group, length))
+        of_prefix = (valid.reshape(batch, -1), prefix)
         of_own = (valid.reshape(batch * group, length),) * 2
     plan = functools.partial(program.plan, name, softmax_scale=scale)
     return _Parts(
         (plan(long, k_prefix, causal=False), long, k_prefix, v_prefix, *of_prefix),
         (plan(*members[:2], causal=True), *members, *of_own),
     )
+
+
+def _segments(lengths, shape):
+    """1 on what is there and 0 on padding: int32 of a shape whose last axis is places."""
+    if lengths is None:
+        return jnp.ones(shape, jnp.int32)
+    return (jnp.arange(shape[-1]) < lengths[..., None]).astype(jnp.int32)
+
+
+def _of_prefix(prefix_lengths, k_prefix):
+    """Segments of a prefix' queries and keys; None without padding."""
+    if prefix_lengths is None:
+        return None, None
+    return (_segments(prefix_lengths, k_prefix.shape[:2]),) * 2
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -116,7 +133,10 @@ def _attend_forward(name, scale, *arguments):
     q_prefix, k_prefix, v_prefix, q_suffix = arguments[:4]
     rules = program.plan(name, q_prefix, k_prefix, causal=True, softmax_scale=scale)
     out_prefix, lse_prefix = program.forward(
-        name, rules, q_prefix, k_prefix, v_prefix, None, None
+        name,
+        rules,
+        *(q_prefix, k_prefix, v_prefix),
+        *_of_prefix(arguments[6], k_prefix),
     )
     pieces = []
     for part in _parts(name, scale, *arguments[1:]):
@@ -130,12 +150,13 @@ def _attend_forward(name, scale, *arguments):
 def _attend_backward(name, scale, residuals, gradients):
     arguments, (out_prefix, lse_prefix, out_suffix, lse_suffix) = residuals
     dout_prefix, dout_suffix = gradients
-    q_prefix, k_prefix, v_prefix, *suffix, _ = arguments
+    q_prefix, k_prefix, v_prefix, *suffix, prefix_lengths, _ = arguments
     rules = program.plan(name, q_prefix, k_prefix, causal=True, softmax_scale=scale)
     dq, dk, dv = program.backward(
         name,
         rules,
-        *(q_prefix, k_prefix, v_prefix, None, None),
+        *(q_prefix, k_prefix, v_prefix),
+        *_of_prefix(prefix_lengths, k_prefix),
         *(out_prefix, lse_prefix, dout_prefix, 0.0),
     )
     parts = _parts(name, scale, *arguments[1:])
@@ -157,13 +178,14 @@ def _attend_backward(name, scale, residuals, gradients):
         dk_b.reshape(k_suffix.shape),
         dv_b.reshape(v_suffix.shape),
         None,
+        None,
     )
 
 
 _attend.defvjp(_attend_forward, _attend_backward)
 
 
-def _check(prefix, suffix, suffix_lengths) -> None:
+def _check(prefix, suffix, prefix_lengths, suffix_lengths) -> None:
     sizes: dict[str, int] = {}
     letters = ("Hq", "Hkv", "Hkv")
     for name, x, heads in zip("qkv", prefix, letters, strict=True):
@@ -171,6 +193,9 @@ def _check(prefix, suffix, suffix_lengths) -> None:
     for name, x, heads in zip("qkv", suffix, letters, strict=True):
         dispatch.require_shape(f"{name}_suffix", x, f"B G S {heads} D", sizes)
         dispatch.require_dtype(f"{name}_suffix", x, (prefix[0].dtype.name,))
+    if prefix_lengths is not None:
+        dispatch.require_shape("prefix_lengths", prefix_lengths, "B", sizes)
+        dispatch.require_dtype("prefix_lengths", prefix_lengths, ("int32",))
     if suffix_lengths is not None:
         dispatch.require_shape("suffix_lengths", suffix_lengths, "B G", sizes)
         dispatch.require_dtype("suffix_lengths", suffix_lengths, ("int32",))

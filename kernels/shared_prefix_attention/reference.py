@@ -24,16 +24,22 @@ def shared_prefix_attention(
     k_suffix: Array,
     v_suffix: Array,
     *,
+    prefix_lengths: Array | None = None,
     suffix_lengths: Array | None = None,
     softmax_scale: float | None = None,
 ) -> tuple[Array, Array]:
     """Take and return what `api.shared_prefix_attention` does, in any precision."""
     batch, group, length = q_suffix.shape[:3]
     prefix_length = q_prefix.shape[1]
-    segments = None
-    if suffix_lengths is not None:
-        end = prefix_length + suffix_lengths.reshape(-1, 1)
-        segments = (jnp.arange(prefix_length + length) < end).astype(jnp.int32)
+    if prefix_lengths is None:
+        prefix_lengths = jnp.full(batch, prefix_length)
+    if suffix_lengths is None:
+        suffix_lengths = jnp.full((batch, group), length)
+    there = [
+        jnp.arange(prefix_length) < prefix_lengths[:, None],
+        jnp.arange(length) < suffix_lengths[..., None],
+    ]
+    segments = copies(*there).astype(jnp.int32)
     out, _ = flash.flash_attention(
         copies(q_prefix, q_suffix),
         copies(k_prefix, k_suffix),

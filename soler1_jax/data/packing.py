@@ -10,7 +10,7 @@ Source: packing without cross-contamination (arXiv 2107.02027).
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -120,6 +120,27 @@ def pack(
         yield builder.rows()
 
 
+def one_a_row(
+    examples: Sequence[Example], config: ModelConfig, shape: RowShape
+) -> PackedRows:
+    """Gives each example a row of its own, as prompts of `training/grouped.py` have.
+
+    Raises:
+      UserError: there are not `shape.rows` examples, or one is too large for a row.
+    """
+    if len(examples) != shape.rows:
+        raise UserError(
+            f"one record a row fills {shape.rows} rows; got {len(examples)} records; "
+            "give as many as rows"
+        )
+    _check_patches(config, shape)
+    builder = _Builder(config, shape)
+    for number, example in enumerate(examples):
+        _check_fits(example, shape, number)
+        builder.put(example, number)
+    return builder.rows()
+
+
 def empty_rows(config: ModelConfig, shape: RowShape) -> PackedRows:
     """A batch without records."""
     _check_patches(config, shape)
@@ -161,7 +182,12 @@ class _Builder:
         fits = np.flatnonzero((wanted <= room).all(axis=1))
         if not len(fits):
             return False
-        row = int(fits[0])
+        self.put(example, int(fits[0]))
+        return True
+
+    def put(self, example: Example, row: int) -> None:
+        """Puts an example into a row in which it fits."""
+        wanted = np.array(_size(example)[:2])
         start, first = self._used[row]
         self.records[row] += 1
         packed, prompt = self._packed, example.prompt
@@ -177,7 +203,6 @@ class _Builder:
             for whole, part in zip(packed.patches, example.patches, strict=True):
                 whole[to] = part
         self._used[row] += wanted
-        return True
 
     def _source(self, example: Example, first: int) -> np.ndarray:
         """Picture tokens counted from the row's first, int [T]."""

@@ -13,6 +13,7 @@ from soler1_jax.model.config import TextConfig
 from soler1_jax.model.layers import Linear, RMSNorm
 from soler1_jax.model.rope import rotate
 from soler1_jax.model.segment_attention import attend_segments
+from soler1_jax.model.shared_attention import SharedPrompt, attend_shared
 
 
 class VisionAttention(nnx.Module):
@@ -93,18 +94,22 @@ class TextAttention(nnx.Module):
         cache: LayerCache | None = None,
         index: jax.Array | int = 0,
         segments: jax.Array | None = None,
+        shared: SharedPrompt | None = None,
     ) -> tuple[jax.Array, LayerCache]:
         """Attends over x itself, or over a cache into which x is written first.
 
         Args:
           x: [B, T, D].
           angles: float32 [B, T, d/2].
-          mask: bool [B, T, C], or None with `segments`; C is T without a cache, else the
-            cache's capacity. It is causal without a cache if `prefix_attention` is.
+          mask: bool [B, T, C], or None with `segments` or `shared`; C is T without a
+            cache, else the cache's capacity. It is causal without a cache if
+            `prefix_attention` is.
           cache: keys and values so far.
           index: where in the cache x goes.
           segments: int32 [B, T] instead of a mask, without a cache: tokens see those of
             their own segment that are not later; 0 is padding.
+          shared: how a prompt and its completions lie in a row, instead of a mask,
+            without a cache; not with soft-capped logits.
 
         Returns:
           [B, T, D], and the keys and values (of x alone, or the updated cache).
@@ -122,6 +127,16 @@ class TextAttention(nnx.Module):
             "cap": config.attn_logit_softcapping,
         }
         laid = jnp.moveaxis(key, 1, -1), jnp.swapaxes(value, 1, 2)
+        if shared is not None:
+            out = attend_shared(
+                query,
+                key,
+                value,
+                shared,
+                divisor=config.query_pre_attn_scalar,
+                implementation=self.implementation,
+            )
+            return self.o_proj(out.reshape(batch, length, -1)), LayerCache(*laid)
         if segments is not None:
             out = attend_segments(
                 query,

@@ -17,6 +17,7 @@ from soler1_jax.model.attention_layers import TextAttention
 from soler1_jax.model.config import TextConfig
 from soler1_jax.model.layers import GatedMLP, RMSNorm
 from soler1_jax.model.rope import mrope_angles, plain_section
+from soler1_jax.model.shared_attention import SharedPrompt
 from soler1_jax.model.stack import LayerStack
 
 
@@ -52,10 +53,11 @@ class DecoderLayer(nnx.Module):
         cache: LayerCache | None,
         index: jax.Array | int,
         segments: jax.Array | None = None,
+        shared: SharedPrompt | None = None,
     ) -> tuple[jax.Array, LayerCache]:
         """Maps [B, T, D]; see `TextAttention` for the other arguments."""
         y, cache = self.self_attn(
-            self.input_layernorm(x), angles, mask, cache, index, segments
+            self.input_layernorm(x), angles, mask, cache, index, segments, shared
         )
         if not self.sandwich:
             x = x + y
@@ -92,13 +94,15 @@ class Decoder(nnx.Module):
         near: jax.Array | None = None,
         apart: tuple | None = None,
         segments: jax.Array | None = None,
+        shared: SharedPrompt | None = None,
     ) -> tuple[jax.Array, Any]:
         """Runs all layers.
 
         Args:
           x: [B, T, D].
           positions: int32 [B, 3, T].
-          mask: bool [B, T, C], or None with `segments`; C is T, or the cache's capacity.
+          mask: bool [B, T, C], or None with `segments` or `shared`; C is T, or the
+            cache's capacity.
           deepstack: [B, Ls, T', D] with T' <= T; level i is added after layer i to the
             first T' tokens; zero where a token is no picture.
           cache: what an earlier call returned, grown by `grow`.
@@ -107,6 +111,7 @@ class Decoder(nnx.Module):
             with sliding layers.
           apart: of scanned layers, see `LayerStack.run`.
           segments: int32 [B, T] instead of a mask, see `TextAttention`.
+          shared: a row's layout instead of a mask, likewise.
 
         Returns:
           Normed [B, T, D], and the cache: one `LayerCache` a layer (a tuple, or stacked
@@ -120,7 +125,7 @@ class Decoder(nnx.Module):
             layer: DecoderLayer, x: jax.Array, kept: Any, i: jax.Array | int
         ) -> tuple[jax.Array, LayerCache]:
             seen = self._seen(mask, near, i)
-            x, kept = layer(x, angles, seen, kept, index, segments)
+            x, kept = layer(x, angles, seen, kept, index, segments, shared)
             return add_level(x, deepstack, i), kept
 
         x, cache = self.layers.run(apply, x, cache, apart=apart)

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from soler1_jax.common.errors import require_positive
+from soler1_jax.model.outputs import Cache, Step
 from soler1_jax.sampling.loop import Model
 from soler1_jax.sampling.methods import GREEDY, Method, choose
 
@@ -42,8 +43,10 @@ def write(
     length: int,
     stop_ids: tuple[int, ...] = (),
     method: Method = GREEDY,
+    group: int = 1,
+    noted_temperature: float = 1.0,
 ) -> Written:
-    """Writes one completion per prefix: `begin`, then `finish`.
+    """Writes completions of prefixes: `begin`, then `finish`.
 
     Args:
       model: bound model, e.g. `functional.module(params)`.
@@ -52,15 +55,23 @@ def write(
       length: S, the most tokens.
       stop_ids: tokens after which a sequence ends.
       method: how tokens are drawn.
+      group: completions of each prefix, which is run once for all.
+      noted_temperature: of the distribution whose log-probabilities are noted.
 
     Returns:
-      Written. `logprobs` are those of the whole vocabulary, before top-k and top-p.
+      Written, of B * group sequences, those of a prefix together. `logprobs` are those
+      of the whole vocabulary, before top-k and top-p.
 
     Raises:
       UserError: `length` is not positive.
     """
-    writing = begin(model, prefix, key, length=length, stop_ids=stop_ids, method=method)
-    return finish(model, writing, stop_ids=stop_ids, method=method).written
+    options = {
+        "stop_ids": stop_ids,
+        "method": method,
+        "noted_temperature": noted_temperature,
+    }
+    writing = begin(model, prefix, key, length=length, group=group, **options)
+    return finish(model, writing, **options).written
 
 
 def begin(
@@ -71,11 +82,15 @@ def begin(
     length: int,
     stop_ids: tuple[int, ...] = (),
     method: Method = GREEDY,
+    group: int = 1,
+    noted_temperature: float = 1.0,
 ) -> Writing:
     """Runs the prefix and writes the first token; the arguments are those of `write`."""
     require_positive("length", length)
     # The last token is not fed back, so it needs no place.
     cache, step, _ = model.prefill(prefix, length - 1)
+    if group > 1:
+        cache, step = _repeat(cache, step, group)
     batch = step.logits.shape[0]
     writing = Writing(
         cache=cache,
@@ -89,7 +104,7 @@ def begin(
             jnp.zeros((batch, length)),
         ),
     )
-    return _pick(writing, step.logits, stop_ids, method)
+    return _pick(writing, step.logits, stop_ids, method, noted_temperature)
 
 
 def finish(
@@ -98,8 +113,9 @@ def finish(
     *,
     stop_ids: tuple[int, ...] = (),
     method: Method = GREEDY,
+    noted_temperature: float = 1.0,
 ) -> Writing:
-    """Writes the other tokens; stop tokens and method are those of `begin`.
+    """Writes the other tokens; the options are those of `begin`.
 
     What it returns has the arrays of what it takes, so that these can be donated.
     """
@@ -107,7 +123,8 @@ def finish(
 
     def body(carry: Writing) -> Writing:
         cache, step = model.decode_step(carry.cache, carry.token)
-        return _pick(carry._replace(cache=cache), step.logits, stop_ids, method)
+        carry = carry._replace(cache=cache)
+        return _pick(carry, step.logits, stop_ids, method, noted_temperature)
 
     def unfinished(carry: Writing) -> jax.Array:
         return jnp.any(carry.open) & (carry.index < length)
@@ -115,14 +132,30 @@ def finish(
     return jax.lax.while_loop(unfinished, body, writing)
 
 
+def _repeat(cache: Cache, step: Step, group: int) -> tuple[Cache, Step]:
+    """Lets each sequence be continued `group` times."""
+
+    def repeat(tree: Any) -> Any:
+        return jax.tree.map(lambda a: jnp.repeat(a, group, axis=0), tree)
+
+    of_sequences = ("layers", "valid", "position", "positions")
+    repeated = {name: repeat(getattr(cache, name)) for name in of_sequences}
+    return cache._replace(**repeated), repeat(step)
+
+
 def _pick(
-    carry: Writing, logits: jax.Array, stop_ids: tuple[int, ...], method: Method
+    carry: Writing,
+    logits: jax.Array,
+    stop_ids: tuple[int, ...],
+    method: Method,
+    noted: float,
 ) -> Writing:
     """Chooses a token for every open sequence and writes it down."""
     key, draw = jax.random.split(carry.key)
     token = jnp.where(carry.open, choose(logits, draw, method), 0)
-    chosen = jnp.take_along_axis(logits, token[:, None], axis=1)[:, 0]
-    logprob = chosen - jax.scipy.special.logsumexp(logits, axis=1)
+    scaled = logits / noted
+    chosen = jnp.take_along_axis(scaled, token[:, None], axis=1)[:, 0]
+    logprob = chosen - jax.scipy.special.logsumexp(scaled, axis=1)
     written, place = carry.written, carry.index
     stops = jnp.isin(token, jnp.asarray(stop_ids, jnp.int32))
     return Writing(

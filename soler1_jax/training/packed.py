@@ -64,16 +64,18 @@ def targets(rows: PackedRows) -> tuple[jax.Array, jax.Array]:
     return jnp.roll(rows.ids, -1, axis=1), jnp.pad(counted, ((0, 0), (0, 1)))
 
 
-def hidden_states(model: VLM, rows: PackedRows, mesh: Mesh | None = None) -> jax.Array:
-    """Runs pictures and words through the model.
+def embed(
+    model: VLM, rows: PackedRows, mesh: Mesh | None = None
+) -> tuple[jax.Array, jax.Array]:
+    """Puts the pictures' tokens among the words.
 
     Args:
-      model: with a linear stem and a causal decoder.
+      model: with a linear stem.
       rows: the batch.
       mesh: where activations are split by row; None for one device.
 
     Returns:
-      Normed [B, T, D] in the model's dtype.
+      [B, T, D] and DeepStack levels [B, Ls, T, D], in the model's dtype.
     """
     frames = jax.tree.map(lambda a: jax.lax.collapse(a, 0, 2), rows.patches)
     features = model.encode_patches(frames)
@@ -87,14 +89,27 @@ def hidden_states(model: VLM, rows: PackedRows, mesh: Mesh | None = None) -> jax
     words = model.embed_tokens(rows.ids, model.config.dtype)
     shown = jnp.take_along_axis(tokens, chosen, axis=1)
     added = jnp.take_along_axis(levels, chosen[:, None], axis=2)
+    return (
+        by_row(jnp.where(pictured, shown, words), mesh),
+        by_row(jnp.where(pictured[:, None], added, 0), mesh),
+    )
+
+
+def hidden_states(model: VLM, rows: PackedRows, mesh: Mesh | None = None) -> jax.Array:
+    """Runs pictures and words through a model with a causal decoder.
+
+    Returns:
+      Normed [B, T, D] in the model's dtype; see `embed` for the arguments.
+    """
+    embeds, levels = embed(model, rows, mesh)
     hidden, _ = model.language_model(
-        _by_row(jnp.where(pictured, shown, words), mesh),
+        embeds,
         jnp.asarray(rows.positions),
         None,
-        _by_row(jnp.where(pictured[:, None], added, 0), mesh),
+        levels,
         segments=jnp.asarray(rows.segments),
     )
-    return _by_row(hidden, mesh)
+    return by_row(hidden, mesh)
 
 
 def loss(
@@ -135,7 +150,7 @@ def make_step(
         total = jnp.sum(targets(rows)[1])
 
         def share(params: Params, part: PackedRows) -> jax.Array:
-            model = functions.module(_lowered(params, functions.config.dtype))
+            model = functions.module(lowered(params, functions.config.dtype))
             weights = targets(part)[1]
             losses = -_logprobs(model, part, config, mesh) * weights
             return jnp.sum(losses) / jnp.maximum(total, 1e-6)
@@ -171,20 +186,35 @@ def _logprobs(
     model: VLM, rows: PackedRows, config: PackedConfig, mesh: Mesh | None
 ) -> jax.Array:
     """Log-probability of what follows each place, float32 [B, T]."""
+    hidden = hidden_states(model, rows, mesh)
+    head = Head(tile=config.tile, mesh=mesh)
+    return read_logprobs(model, hidden, targets(rows)[0], head)
+
+
+def read_logprobs(
+    model: VLM, hidden: jax.Array, targets: jax.Array, head: Head
+) -> jax.Array:
+    """Log-probability of each target by the model's own output matrix and cap.
+
+    Args:
+      model: whose words they are.
+      hidden: [..., D], of which each predicts one target.
+      targets: int32 [...].
+      head: temperature, tile and mesh; the rest is the model's.
+
+    Returns:
+      float32 [...], nats.
+    """
     text = model.config.text
     tied = text.tie_embeddings
-    head = Head(
-        vocab_axis=0 if tied else 1,
-        cap=text.final_logit_softcapping,
-        tile=config.tile,
-        mesh=mesh,
+    head = dataclasses.replace(
+        head, vocab_axis=0 if tied else 1, cap=text.final_logit_softcapping
     )
     table = model.embed_tokens.embedding if tied else model.lm_head.kernel
-    hidden = hidden_states(model, rows, mesh)
-    return token_logprobs(hidden, table[...], targets(rows)[0], head)
+    return token_logprobs(hidden, table[...], targets, head)
 
 
-def _lowered(params: Params, dtype: str) -> Params:
+def lowered(params: Params, dtype: str) -> Params:
     """Kernels in the dtype in which they are used.
 
     Every layer would round them anyway. Rounded before, they are gathered from the
@@ -234,8 +264,8 @@ def _check_rows(rows: PackedRows, config: PackedConfig, mesh: Mesh) -> None:
         )
 
 
-def _by_row(x: jax.Array, mesh: Mesh | None) -> jax.Array:
-    """Split by row and whole otherwise: weights come to the rows, not rows to them."""
+def by_row(x: jax.Array, mesh: Mesh | None) -> jax.Array:
+    """[B, ...] split by row and whole otherwise: weights come to the rows, not rows to them."""
     if mesh is None:
         return x
     place = NamedSharding(mesh, PartitionSpec(BATCH_AXES))

@@ -135,6 +135,7 @@ def test_figures_tell_a_reader_of_thoughts_from_one_who_ignores_them():
     assert ignored["still"] == 1 and ignored["follows"] == 0
 
 
+@pytest.mark.slow
 def test_a_thought_that_the_model_wrote_is_edited(world, tokenizer, monkeypatch):
     """With a sampler that writes THOUGHT, every claim of it is edited."""
     model, params, episodes = world

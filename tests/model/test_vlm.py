@@ -177,6 +177,7 @@ def test_every_frame_matters_and_so_does_its_role(
     assert np.abs(before.state[0] - swapped.state[0]).max() > 1e-4
 
 
+@pytest.mark.slow
 def test_scanned_layers_compute_what_unrolled_ones_do(
     model: Functional, params: Params, frames: jax.Array
 ) -> None:

@@ -3,6 +3,8 @@
 import ast
 import configparser
 import importlib.util
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -100,3 +102,15 @@ def test_no_unfinished_marks():
         for number, line in enumerate(path.read_text().splitlines(), 1):
             for mark in ("TO" + "DO", "FIX" + "ME", "NotImplemented" + "Error"):
                 assert mark not in line, f"{path}:{number}"
+
+
+def test_python_started_in_a_checkout_finds_the_kernels():
+    code = "import soler1_jax.kernels.dispatch as found; print(found.__file__)"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert Path(done.stdout.strip()) == ROOT / "kernels" / "dispatch.py"

@@ -72,9 +72,10 @@ def _on_the_host(vlm, frames, sentence, wording=robometer.DEFAULT_WORDING):
     return 100 * shares @ values, jax.nn.sigmoid(said.success)
 
 
+@pytest.mark.slow
 def test_a_query_reads_the_last_of_the_frames_so_far(vlm):
     rewarder = robometer.make_robometer(vlm, "tiny", SETTINGS)
-    films = _films(6)
+    films = _films(4)
     verdicts = _watch(rewarder, films)
     for t, verdict in enumerate(verdicts, 1):
         chosen = np.rint(np.linspace(0, t, min(3, t + 1))).astype(int)

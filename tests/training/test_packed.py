@@ -63,7 +63,7 @@ def _one_by_one(functions, params):
     return jnp.sum(losses * weights[:, 1:]) / weights[:, 1:].sum()
 
 
-@pytest.mark.parametrize("tie", [False, True])
+@pytest.mark.parametrize("tie", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_loss_and_gradients_equal_those_of_the_records_alone(tie):
     functions, batch = _problem(tie)
     params = _initial(functions)
@@ -124,6 +124,7 @@ def _state(functions, config=TILE, dtype="float32"):
     return jax.device_put(first, placed), step
 
 
+@pytest.mark.slow
 def test_microbatches_sum_to_the_batch():
     functions, batch = _problem(tie=False)
     results = []
@@ -140,7 +141,9 @@ def test_microbatches_sum_to_the_batch():
         np.testing.assert_allclose(b, a, rtol=1e-3, atol=1e-6 * scale)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "dtype", ["bfloat16", pytest.param("float32", marks=pytest.mark.slow)]
+)
 def test_a_batch_is_learnt_by_heart_and_moments_stay_float32(dtype):
     functions, batch = _problem(tie=False)
     current, step = _state(functions, dtype=dtype)
@@ -169,10 +172,10 @@ def test_scanned_gains_and_biases_are_not_decayed():
     functions = Functional(packed_cases.config())
     settings = OptimizerConfig(learning_rate=1.0, weight_decay=0.5)
     tx = make_optimizer(settings, lambda _: 1.0, functions.logical_axes())
-    params = jax.tree.map(lambda s: jnp.ones(s.shape), functions.shapes())
-    updates, _ = tx.update(
-        jax.tree.map(jnp.zeros_like, params), tx.init(params), params
-    )
+    params = jax.tree.map(lambda s: np.ones(s.shape, "float32"), functions.shapes())
+    updates = jax.jit(
+        lambda p: tx.update(jax.tree.map(jnp.zeros_like, p), tx.init(p), p)[0]
+    )(params)
     pulled = {
         path[-1].key: set() for path, _ in jax.tree_util.tree_leaves_with_path(updates)
     }
@@ -228,7 +231,7 @@ def train(sizes, parts):
     config = packed.PackedConfig(tile=20, microbatches=parts)
     step = packed.make_step(functions, tx, config, mesh, placed)
     current, losses = jax.device_put(first, placed), []
-    for _ in range(4):
+    for _ in range(20):
         current, metrics = step(current, batch)
         losses.append([float(metrics[k]) for k in ("loss", "tokens")])
     assert step._cache_size() == 1, "recompiled"
@@ -238,7 +241,7 @@ def train(sizes, parts):
     return np.array(losses), jax.device_get(leaves)
 
 expected, single = train((1, 1, 1), 1)
-for sizes, parts in ((8, 1, 1), 1), ((2, 2, 2), 2):
+for sizes, parts in ((8, 1, 1), 1), ((2, 4, 1), 1), ((2, 2, 2), 2), ((1, 1, 8), 4):
     losses, many = train(sizes, parts)
     np.testing.assert_allclose(losses, expected, rtol=1e-5, err_msg=str(sizes))
     for a, b in zip(single, many):

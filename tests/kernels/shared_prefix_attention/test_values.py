@@ -20,20 +20,21 @@ def check(implementation, batch, members, sizes, heads, dtype, lengths, seed):
         for shape in ((batch, prefix), (batch, members, suffix))
         for count in head_counts
     ]
-    suffix_lengths = None
-    if lengths:
+    given = {}
+    if lengths in ("prefix", "both"):
+        drawn = rng.integers(0, prefix + 1, batch)
+        given["prefix_lengths"] = jnp.asarray(drawn, jnp.int32)
+    if lengths in ("suffix", "both"):
         drawn = rng.integers(0, suffix + 1, (batch, members))
-        suffix_lengths = jnp.asarray(drawn, jnp.int32)
+        given["suffix_lengths"] = jnp.asarray(drawn, jnp.int32)
 
     def fast(*arguments):
         return api.shared_prefix_attention(
-            *arguments, suffix_lengths=suffix_lengths, implementation=implementation
+            *arguments, **given, implementation=implementation
         )
 
     def copied(*arguments):
-        return reference.shared_prefix_attention(
-            *arguments, suffix_lengths=suffix_lengths
-        )
+        return reference.shared_prefix_attention(*arguments, **given)
 
     weights = [
         np.asarray(normal(rng, dtype, *arguments[i].shape), np.float64) for i in (0, 3)
@@ -52,14 +53,14 @@ def draw(most):
             st.integers(1, most), st.integers(1, 20), st.sampled_from([8, 24])
         ),
         heads=st.tuples(st.integers(1, 2), st.integers(1, 2)),
-        lengths=st.booleans(),
+        lengths=st.sampled_from(["none", "prefix", "suffix", "both"]),
         seed=st.integers(0, 2**16),
     )
 
 
 @settings(max_examples=5)
 @given(**draw(300))
-@example(batch=1, members=16, sizes=(140, 1, 8), heads=(1, 2), lengths=False, seed=0)
+@example(batch=1, members=16, sizes=(140, 1, 8), heads=(1, 2), lengths="both", seed=0)
 def test_xla_equals_full_copies(**case):
     check("xla", dtype="float32", **case)
 
@@ -96,6 +97,7 @@ def _small(**change):
     [
         ({"q_suffix": jnp.zeros((2, 3, 4, 16))}, "5 dimensions"),
         ({"v_suffix": jnp.zeros((2, 5, 3, 4, 16))}, "Hkv of v_suffix"),
+        ({"prefix_lengths": jnp.zeros(3, jnp.int32)}, "B of prefix_lengths"),
         ({"suffix_lengths": jnp.zeros((2, 4), jnp.int32)}, "G of suffix_lengths"),
         ({"suffix_lengths": jnp.zeros((2, 5))}, "int32; got float32"),
         ({"implementation": "cudnn"}, "no differentiable log-normaliser; use 'xla'"),
