@@ -21,16 +21,18 @@ class Args:
     model: str
     """qwen3-vl-2b, -4b or -8b."""
     stage: str
-    """sft: a step of training on packed rows; reward: answers to a batch of questions."""
+    """sft: a step of training on packed rows; rlvr: one of GRPO, writing included;
+    reward: answers to a batch of questions."""
     topology: str
     """Chips and how they lie, e.g. v5p:4x4x4, v6e:8x8, v5e:2x4; or h100:8, which is
     estimated from the program for a v5p of as many chips."""
     batch: int | None = None
-    """Rows or prompts a step; by default 1 (sft) or 8 (reward) for each part into which
-    the mesh splits a batch."""
+    """Rows or prompts a step; by default 1 (sft, rlvr) or 8 (reward) for each part into
+    which the mesh splits a batch."""
     mesh: tuple[int, int, int] | None = None
-    """Chips along data, fsdp and tensor; by default all on fsdp (sft), or as many on
-    tensor as divide the key-value heads and the rest on data (reward)."""
+    """Chips along data, fsdp and tensor; by default as many on fsdp as leave each 128
+    channels (sft, rlvr), or as many on tensor as divide the key-value heads (reward), and
+    the rest on data."""
     tokens: int | None = None
     """Of a row (2048 by default) or a prompt (512), those of pictures included."""
     pictures: int = 4
@@ -38,7 +40,9 @@ class Args:
     picture_side: int = 256
     """In pixels."""
     new_tokens: int = 64
-    """The most that are written to a prompt."""
+    """The most that are written to a prompt, or to each of its completions."""
+    group: int = 8
+    """Completions of a prompt (rlvr)."""
     microbatches: int = 1
     """Parts of a batch whose gradients are summed one after another."""
     search: bool = False
@@ -100,6 +104,7 @@ def ask(args: Args) -> Any:
         pictures=args.pictures,
         picture_side=args.picture_side,
         new_tokens=args.new_tokens,
+        group=args.group,
         microbatches=args.microbatches,
     )
     question = plans.Question(

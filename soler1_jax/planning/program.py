@@ -22,7 +22,8 @@ class Sizes:
       tokens: of each, those of pictures included.
       pictures: in each.
       picture_side: in pixels.
-      new_tokens: written to each prompt.
+      new_tokens: written to each prompt, or to each of its completions.
+      group: completions of a prompt, where there are several.
       microbatches: parts whose gradients are summed one after another.
     """
 
@@ -31,6 +32,7 @@ class Sizes:
     pictures: int = 4
     picture_side: int = 256
     new_tokens: int = 64
+    group: int = 8
     microbatches: int = 1
 
     def __post_init__(self) -> None:

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from soler1_jax.common.errors import UserError, nearest_hint
 from soler1_jax.model.config import ModelConfig
 from soler1_jax.model.presets import QWEN3_VL, preset
-from soler1_jax.planning import answering, supervising
+from soler1_jax.planning import answering, improving, supervising
 from soler1_jax.planning.program import Program, Sizes
 
 Build = Callable[[ModelConfig, Mesh, Sizes], Program]
@@ -58,7 +58,7 @@ _LANES = 128
 STAGES = {
     "sft": Stage(supervising.program, _sharded),
     "reward": Stage(answering.program, _by_heads, rows=8, tokens=512),
-    "rlvr": Stage(None, _sharded, why_not="released models have no step of it yet"),
+    "rlvr": Stage(improving.program, _sharded, tokens=512),
     "rl": Stage(
         None,
         _sharded,

@@ -53,7 +53,7 @@ def program(config: ModelConfig, mesh: Mesh, sizes: Sizes) -> Program:
         function=step,
         arguments=(
             placed(state, shardings),
-            placed(_rows(config, sizes, patches), meshes.batch_sharding(mesh)),
+            placed(rows_of(config, sizes, patches), meshes.batch_sharding(mesh)),
         ),
         parameters=parameter_count(shapes),
         tokens=sizes.batch * sizes.tokens,
@@ -62,7 +62,7 @@ def program(config: ModelConfig, mesh: Mesh, sizes: Sizes) -> Program:
     )
 
 
-def _rows(config: ModelConfig, sizes: Sizes, patches: int) -> PackedRows:
+def rows_of(config: ModelConfig, sizes: Sizes, patches: int) -> PackedRows:
     """Shapes of a batch, its pixels in the dtype of activations."""
     shape = RowShape(
         rows=1, length=sizes.tokens, pictures=sizes.pictures, patches=patches

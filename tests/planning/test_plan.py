@@ -18,7 +18,7 @@ from soler1_jax.planning.chips import CHIPS, GIB
 from soler1_jax.planning.program import Sizes
 
 SIZES = Sizes(batch=8, tokens=256, pictures=2, picture_side=64, new_tokens=5)
-MESH = {"sft": (1, 2, 2), "reward": (2, 1, 2)}
+MESH = {"sft": (1, 2, 2), "rlvr": (1, 2, 2), "reward": (2, 1, 2)}
 
 
 def _question(stage, where="v5p:2x2x1", **sizes):
@@ -53,7 +53,7 @@ EIGHT = ("--model", "qwen3-vl-8b")
         (("--model", "paligemma2-3b-224", "--stage", "reward"), "Qwen3-VL's shape"),
         (("--model", "paligemma2-3b-224", "--stage", "sft"), "packed rows need"),
         ((*EIGHT, "--stage", "stf"), "did you mean 'sft'"),
-        ((*EIGHT, "--stage", "rlvr"), "sft and reward"),
+        ((*EIGHT, "--stage", "rlvr", "--microbatches", 2), "a smaller --batch"),
         ((*EIGHT, "--stage", "rl"), "sft and reward"),
         ((*EIGHT, "--stage", "sft", "--mesh", 1, 2, 4), "chip count"),
         ((*EIGHT, "--stage", "sft", "--mesh", -1, -1, 4), "chip count"),
@@ -115,7 +115,7 @@ def test_chips_have_the_memory_that_the_compiler_says(name):
 
 
 @pytest.mark.aot
-@pytest.mark.parametrize("stage", ["sft", "reward"])
+@pytest.mark.parametrize("stage", ["sft", "rlvr", "reward"])
 def test_a_plan_tells_what_the_compiler_says(stage):
     question = _question(stage)
     mesh = topology.make_mesh(question.topology, question.mesh)
@@ -136,7 +136,7 @@ def test_a_plan_tells_what_the_compiler_says(stage):
     exact = program.argument_bytes()
     assert exact <= told.argument_size_in_bytes <= 1.5 * exact
     over = {axis for one in found["collectives"] for axis in one["axes"]}
-    if stage == "sft":
+    if stage != "reward":
         # all of the state is changed in place
         assert told.alias_size_in_bytes >= 0.9 * told.output_size_in_bytes
         assert {"fsdp", "tensor"} <= over <= {"fsdp", "tensor", "data"}
@@ -144,7 +144,7 @@ def test_a_plan_tells_what_the_compiler_says(stage):
         assert "tensor" in over and "fsdp" not in over
         assert found["collectives"][0]["count"] > 2 * SIZES.new_tokens
     # only the end of an answer is decided while it is written
-    assert found["unknown_loops"] == (stage == "reward")
+    assert found["unknown_loops"] == (stage != "sft")
     assert found["seconds_estimate"] == max(found["seconds"].values())
     assert 0 < found["mfu_without_overlap"] < found["mfu_at_estimate"] <= 1
 
