@@ -117,8 +117,8 @@ def measure(
     count = parameter_count(params)
     sides[OURS] = _ours(config, params, inputs, answer_tokens, rows)
     del params
-    frames = inputs["image_grid_thw"].prod(axis=1)
-    flop = training_flop(config, rows * records, record_tokens, frames)
+    tokens, grids = inputs["input_ids"].size, inputs["image_grid_thw"]
+    flop = training_flop(config, rows * records, record_tokens, grids.prod(axis=1))
     ceiling = bench_ceilings.matmul_ceiling(dtype)
     measured = _times(sides, repeats)
     for side, row in measured.items():
@@ -130,9 +130,7 @@ def measure(
             "dtype": dtype,
             "parameters": count,
             **row,
-            "tokens_per_second": round(
-                inputs["input_ids"].size / row["step_seconds"], 1
-            ),
+            "tokens_per_second": round(tokens / row["step_seconds"], 1),
             "tflops": round(flop / row["step_seconds"] / 1e12, 4),
             "mfu": round(flop / row["step_seconds"] / ceiling, 4),
             "matmul_tflops": round(ceiling / 1e12, 4),
