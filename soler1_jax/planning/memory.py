@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 from soler1_jax.planning.chips import GIB
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": GIB, "T": 2**40}
-_USED = re.compile(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm")
+_ALL = re.compile(r"Used ([\d.]+)([KMGT]?) of [\d.]+[KMGT]? hbm")
+_TEMPORARIES = re.compile(r"required for HLO temporaries \(([\d.]+)([KMGT]?)\)")
 
 
 class Memory(NamedTuple):
@@ -37,16 +38,19 @@ def of(executable: Any) -> Memory:
     )
 
 
-def too_much(message: str) -> int | None:
+def too_much(message: str, arguments: int) -> int | None:
     """Bytes that a program needs which the compiler refused for want of memory.
 
     Args:
       message: of its error.
+      arguments: bytes of the program's arguments, which it may leave out.
 
     Returns:
       Bytes of one chip, or None where memory was not the reason.
     """
-    found = _USED.search(message)
+    whole, part = _ALL.search(message), _TEMPORARIES.search(message)
+    found = whole or part
     if found is None:
         return None
-    return int(float(found[1]) * _UNITS[found[2]])
+    told = int(float(found[1]) * _UNITS[found[2]])
+    return told if whole else told + arguments

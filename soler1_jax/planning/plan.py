@@ -67,7 +67,7 @@ def plan(question: Question) -> dict[str, Any]:
     try:
         executable = program.lower().compile()
     except JaxRuntimeError as error:
-        needed = memory.too_much(str(error))
+        needed = memory.too_much(str(error), least)
         if needed is None:
             raise UserError(
                 "libtpu must be able to compile a step; it says of this one: "
