@@ -47,12 +47,15 @@ def _moved(module: Module, computation: Computation, one: Instruction) -> int:
     if one.opcode in _FREE or one.opcode.endswith("-done"):
         return 0
     operands = [computation[name] for name in one.operands if name in computation]
-    if one.opcode == "dynamic-slice":
+    if one.opcode in ("slice", "dynamic-slice"):
         return 2 * _hbm(one.arrays)
+    if one.opcode == "slice-start":
+        # Where from, where to and a token; only the slice is read.
+        return one.arrays[1].bytes + _hbm(one.arrays[1:2])
     if one.opcode == "dynamic-update-slice":
         return 2 * _hbm(operands[1].arrays)
     if one.opcode == "fusion":
-        return _fused(module.computations[one.called[0]], one, operands)
+        return _fused(module, one, operands)
     results = one.arrays
     if one.opcode == "copy-start":
         # Where to, where from and a token.
@@ -63,18 +66,13 @@ def _moved(module: Module, computation: Computation, one: Instruction) -> int:
     return _hbm(results) + sum(_hbm(operand.arrays) for operand in operands)
 
 
-def _fused(inside: Computation, one: Instruction, operands: list[Instruction]) -> int:
+def _fused(module: Module, one: Instruction, operands: list[Instruction]) -> int:
     """A fusion reads what it needs of an operand, and may write into it in place."""
+    inside = module.computations[one.called[0]]
     moved = 0
-    users: dict[str, list[Instruction]] = {}
-    for instruction in inside.values():
-        for name in instruction.operands:
-            users.setdefault(name, []).append(instruction)
-    for instruction in inside.values():
-        if instruction.opcode != "parameter":
-            continue
-        operand = operands[int(instruction.literal)]
-        moved += _read(instruction, operand, users)
+    for place, operand in enumerate(operands):
+        whole = _hbm(operand.arrays)
+        moved += min(whole, _read(module, inside, place, whole)[0]) if whole else 0
     roots = [i for i in inside.values() if i.root]
     if roots and roots[0].opcode == "tuple":
         roots = [inside[name] for name in roots[0].operands]
@@ -89,27 +87,47 @@ def _fused(inside: Computation, one: Instruction, operands: list[Instruction]) -
 
 
 def _read(
-    parameter: Instruction, operand: Instruction, users: dict[str, list[Instruction]]
-) -> int:
-    """What a fusion reads of an operand: slices of it, or all."""
-    whole = _hbm(operand.arrays)
-    if not whole:
-        return 0
-    read, queue = 0, [parameter]
+    module: Module, inside: Computation, place: int, whole: int
+) -> tuple[int, bool]:
+    """What a fusion reads of its operand number `place`: slices of it, or all.
+
+    Returns:
+      Bytes, and whether the operand itself is what the fusion gives.
+    """
+    read, queue = 0, [_parameter(inside, place)]
+    given = False
     while queue:
         value = queue.pop()
-        for user in users.get(value.name, ()):
+        given |= value.root
+        for user in inside.values():
+            if value.name not in user.operands:
+                continue
             first = user.operands[0] == value.name
             if user.opcode == "bitcast":
                 queue.append(user)
-            elif user.opcode in ("dynamic-slice", "gather") and first:
+            elif user.opcode in ("slice", "dynamic-slice", "gather") and first:
                 read += user.bytes
             elif user.opcode == "dynamic-update-slice" and first:
                 # What is not updated stays where it is.
                 continue
+            elif user.opcode == "fusion":
+                within = module.computations[user.called[0]]
+                at = user.operands.index(value.name)
+                more, passed = _read(module, within, at, whole)
+                read += more
+                if passed:
+                    queue.append(user)
             else:
-                return whole
-    return min(read, whole)
+                return whole, False
+    return read, given
+
+
+def _parameter(inside: Computation, place: int) -> Instruction:
+    return next(
+        i
+        for i in inside.values()
+        if i.opcode == "parameter" and int(i.literal) == place
+    )
 
 
 def _hbm(arrays: tuple[Array, ...] | list[Array]) -> int:
