@@ -133,8 +133,8 @@ class TextAttention(nnx.Module):
                 key,
                 value,
                 shared,
-                divisor=config.query_pre_attn_scalar,
                 implementation=self.implementation,
+                **rule,
             )
             return self.o_proj(out.reshape(batch, length, -1)), LayerCache(*laid)
         if segments is not None:

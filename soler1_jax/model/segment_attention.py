@@ -6,7 +6,7 @@ and no matrix of scores or permissions need exist.
 Letters: B sequences, T tokens, h query heads, g key-value heads, d channels of a head.
 """
 
-import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -67,36 +67,58 @@ def attend_segments(
         mask = _pairs(query, segments, causal, packed)
         key, value = jnp.moveaxis(key, 1, -1), jnp.swapaxes(value, 1, 2)
         return attend(query, key, value, mask, divisor=divisor, cap=cap, causal=causal)
+
+    def run(query, key, value, segments=None):
+        return flash_attention(
+            query,
+            key,
+            value,
+            causal=causal,
+            q_segments=segments,
+            kv_segments=segments,
+            softmax_scale=None if divisor is None else divisor**-0.5,
+            logit_cap=cap,
+            implementation=implementation_for_mesh(implementation),
+        )
+
+    return over_mesh(run, query, key, value, *(() if segments is None else (segments,)))
+
+
+def implementation_for_mesh(implementation: str | None) -> str | None:
+    """Returns "xla" for None where there are several devices but no mesh to split a kernel by."""
+    lost = jax.sharding.get_abstract_mesh().empty and jax.device_count() > 1
+    return "xla" if implementation is None and lost else implementation
+
+
+def over_mesh(
+    run: Callable[..., jax.Array],
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    *rows: jax.Array,
+) -> jax.Array:
+    """Runs a kernel on each device's rows and heads.
+
+    Args:
+      run: of the arrays that follow; returns what has query's shape.
+      query: [B, T, h, d].
+      key, value: [B, T, g, d].
+      rows: arrays that lead with B and are not split otherwise.
+    """
     mesh = jax.sharding.get_abstract_mesh()
-    if implementation is None and mesh.empty and jax.device_count() > 1:
-        implementation = "xla"
-    run = functools.partial(
-        _attend_kernel,
-        causal=causal,
-        softmax_scale=None if divisor is None else divisor**-0.5,
-        logit_cap=cap,
-        implementation=implementation,
-    )
     if mesh.empty or mesh.size == 1 or mesh.manual_axes:
         # One device, or already within a `shard_map`.
-        return run(query, key, value, segments)
+        return run(query, key, value, *rows)
     # Heads are split only if those of keys can be, which then are groups' own.
     spec = partition_spec(("batch", None, "kv_heads", None), key.shape, mesh)
-    rows = None if segments is None else PartitionSpec(*spec[:2])
     split = jax.shard_map(
         run,
         mesh=mesh,
-        in_specs=(spec, spec, spec, rows),
+        in_specs=(spec, spec, spec, *[PartitionSpec(spec[0])] * len(rows)),
         out_specs=spec,
         check_vma=False,
     )
-    return split(query, key, value, segments)
-
-
-def _attend_kernel(query, key, value, segments, **options):
-    return flash_attention(
-        query, key, value, q_segments=segments, kv_segments=segments, **options
-    )
+    return split(query, key, value, *rows)
 
 
 def _pairs(query, segments, causal, packed):

@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
 
-from soler1_jax.common.mesh import partition_spec
+from soler1_jax.common.errors import UserError
 from soler1_jax.kernels.shared_prefix_attention.api import shared_prefix_attention
+from soler1_jax.model.segment_attention import implementation_for_mesh, over_mesh
 
 
 class SharedPrompt(NamedTuple):
@@ -30,6 +30,7 @@ def attend_shared(
     layout: SharedPrompt,
     *,
     divisor: float | None = None,
+    cap: float | None = None,
     implementation: str | None = None,
 ) -> jax.Array:
     """Causal attention; a completion sees its prompt and itself, not the others.
@@ -41,11 +42,20 @@ def attend_shared(
       key, value: [B, T, g, d]; g divides h.
       layout: of the rows.
       divisor: scores are divided by its root; None for d.
+      cap: None; the kernel has no soft cap.
       implementation: of `shared_prefix_attention`.
 
     Returns:
       [B, T, h, d] in query's dtype, 0 at padding.
+
+    Raises:
+      UserError: scores would be capped.
     """
+    if cap is not None:
+        raise UserError(
+            "completions share a prompt where logits are not capped; got a cap of "
+            f"{cap}; give each completion its own copy of the prompt"
+        )
 
     def run(query, key, value, prompt_lengths, lengths):
         rows = [_cut(x, layout) for x in (query, key, value)]
@@ -55,27 +65,12 @@ def attend_shared(
             prefix_lengths=prompt_lengths,
             suffix_lengths=lengths,
             softmax_scale=None if divisor is None else divisor**-0.5,
-            implementation=implementation,
+            implementation=implementation_for_mesh(implementation),
         )
         flat = completions.reshape(len(completions), -1, *completions.shape[3:])
         return jnp.concatenate([prompt, flat], axis=1)
 
-    mesh = jax.sharding.get_abstract_mesh()
-    if implementation is None and mesh.empty and jax.device_count() > 1:
-        # XLA cannot split a kernel by itself.
-        implementation = "xla"
-    arrays = (query, key, value, layout.prompt_lengths, layout.lengths)
-    if mesh.empty or mesh.size == 1 or mesh.manual_axes:
-        return run(*arrays)
-    spec = partition_spec(("batch", None, "kv_heads", None), key.shape, mesh)
-    rows = PartitionSpec(spec[0])
-    return jax.shard_map(
-        run,
-        mesh=mesh,
-        in_specs=(spec, spec, spec, rows, rows),
-        out_specs=spec,
-        check_vma=False,
-    )(*arrays)
+    return over_mesh(run, query, key, value, layout.prompt_lengths, layout.lengths)
 
 
 def _cut(x: jax.Array, layout: SharedPrompt) -> tuple[jax.Array, jax.Array]:

@@ -20,16 +20,9 @@ from soler1_jax.model.config import ModelConfig
 from soler1_jax.model.flop import decode_flop, prefill_flop, training_flop
 from soler1_jax.model.functional import Functional, parameter_count
 from soler1_jax.planning.program import Program, Sizes, placed, require_qwen
-from soler1_jax.planning.supervising import rows_of
+from soler1_jax.planning.supervising import rows_of, training_state
 from soler1_jax.training import grouped
-from soler1_jax.training import state as states
 from soler1_jax.training.grpo import GrpoConfig
-from soler1_jax.training.optimizer import (
-    OptimizerConfig,
-    in_float32,
-    make_optimizer,
-    schedule,
-)
 from soler1_jax.training.state import TrainState
 
 
@@ -46,12 +39,7 @@ def program(config: ModelConfig, mesh: Mesh, sizes: Sizes) -> Program:
             "smaller --batch"
         )
     functions = Functional(config)
-    logical = functions.logical_axes()
-    settings = OptimizerConfig()
-    optimizer = in_float32(make_optimizer(settings, schedule(settings, 1000), logical))
-    shapes = functions.shapes()
-    state = jax.eval_shape(lambda p: states.create(p, optimizer, 0), shapes)
-    shardings = states.state_shardings(state, mesh, logical)
+    optimizer, state, shardings = training_state(functions, mesh)
     rule = GrpoConfig(group=sizes.group)
     # The last word stands for a checkpoint's stop token.
     stop = (config.text.vocab_size - 1,)
@@ -83,7 +71,7 @@ def program(config: ModelConfig, mesh: Mesh, sizes: Sizes) -> Program:
             placed(jax.eval_shape(lambda: jax.random.key(0)), whole),
             placed(ShapeDtypeStruct((sizes.batch, sizes.group), jnp.float32), rows),
         ),
-        parameters=parameter_count(shapes),
+        parameters=parameter_count(state.params),
         tokens=sizes.batch * (sizes.tokens + sizes.group * sizes.new_tokens),
         model_flops=written + learnt,
         flops=written + learnt * (4 / 3 if again else 1),

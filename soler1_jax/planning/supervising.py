@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax import ShapeDtypeStruct
 from jax.sharding import Mesh
 
@@ -20,6 +21,7 @@ from soler1_jax.training.optimizer import (
     make_optimizer,
     schedule,
 )
+from soler1_jax.training.state import TrainState
 
 
 def program(config: ModelConfig, mesh: Mesh, sizes: Sizes) -> Program:
@@ -32,12 +34,7 @@ def program(config: ModelConfig, mesh: Mesh, sizes: Sizes) -> Program:
     """
     packed.check_model(config)
     functions = Functional(config)
-    logical = functions.logical_axes()
-    settings = OptimizerConfig()
-    optimizer = in_float32(make_optimizer(settings, schedule(settings, 1000), logical))
-    shapes = functions.shapes()
-    state = jax.eval_shape(lambda p: states.create(p, optimizer, 0), shapes)
-    shardings = states.state_shardings(state, mesh, logical)
+    optimizer, state, shardings = training_state(functions, mesh)
     cut = packed.PackedConfig(microbatches=sizes.microbatches)
     step = packed.make_step(functions, optimizer, cut, mesh, shardings)
     patches = sizes.patches(config)
@@ -55,11 +52,22 @@ def program(config: ModelConfig, mesh: Mesh, sizes: Sizes) -> Program:
             placed(state, shardings),
             placed(rows_of(config, sizes, patches), meshes.batch_sharding(mesh)),
         ),
-        parameters=parameter_count(shapes),
+        parameters=parameter_count(state.params),
         tokens=sizes.batch * sizes.tokens,
         model_flops=model_flops,
         flops=model_flops * (4 / 3 if again else 1),
     )
+
+
+def training_state(
+    functions: Functional, mesh: Mesh
+) -> tuple[optax.GradientTransformation, TrainState, TrainState]:
+    """AdamW, and the shapes and shardings of a state with float32 parameters."""
+    logical = functions.logical_axes()
+    settings = OptimizerConfig()
+    optimizer = in_float32(make_optimizer(settings, schedule(settings, 1000), logical))
+    state = jax.eval_shape(lambda p: states.create(p, optimizer, 0), functions.shapes())
+    return optimizer, state, states.state_shardings(state, mesh, logical)
 
 
 def rows_of(config: ModelConfig, sizes: Sizes, patches: int) -> PackedRows:

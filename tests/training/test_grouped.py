@@ -151,6 +151,20 @@ def test_a_divergence_needs_the_frozen_model():
         _trainer(functions, params, GrpoConfig(group=GROUP, kl=0.1))
 
 
+def test_capped_logits_are_refused():
+    functions, _, _, prompts = _problem()
+    text = dataclasses.replace(functions.config.text, attn_logit_softcapping=30.0)
+    capped = Functional(dataclasses.replace(functions.config, text=text))
+    tokens, lengths = _completions()
+    with pytest.raises(UserError, match="logits are not capped"):
+        jax.eval_shape(
+            lambda p: grouped.completion_hidden(
+                capped.module(p), prompts, tokens, lengths
+            ),
+            capped.shapes(),
+        )
+
+
 def test_models_that_do_not_suit_are_refused():
     functions = Functional(presets.preset("nano", 300))
     with pytest.raises(UserError, match="packed rows need a causal decoder"):
