@@ -9,7 +9,12 @@ import os
 import sys
 from collections.abc import Sequence
 
-from soler1_jax.common.errors import UserError, disk_errors, nearest_hint
+from soler1_jax.common.errors import (
+    Terminated,
+    UserError,
+    disk_errors,
+    nearest_hint,
+)
 
 # Subcommand -> (module, what it does). Two words select a second level.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -17,6 +22,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "synth": ("synth", "make training or evaluation episodes with thoughts"),
     "sft": ("sft", "teach a model to see, compare and state progress"),
     "rlvr": ("rlvr", "improve a model with verifiable rewards (GRPO)"),
+    "sft-vlm": ("sft_vlm", "fine-tune a released Qwen3-VL on packed rows"),
+    "rlvr-vlm": ("rlvr_vlm", "improve a released Qwen3-VL with verifiable rewards"),
     "rl": ("rl", "train a policy from pixels on a rewarder's progress"),
     "convert": ("convert", "turn a Hugging Face checkpoint into ours, or back"),
     "reward": ("reward", "score the progress shown in a video file"),
@@ -35,7 +42,7 @@ def usage() -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the command line; exits 0, 2 on a user's mistake, 130 on Ctrl-C."""
+    """Runs the command line; exits 0, 2 on a mistake, 130 on Ctrl-C, 143 on SIGTERM."""
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help"):
         print(usage())
@@ -47,6 +54,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         message = " ".join(str(error).split())
         print(f"soler1: {message}", file=sys.stderr)
         sys.exit(2)
+    except Terminated as error:
+        print(
+            f"soler1: told to end; {error}; the same command continues", file=sys.stderr
+        )
+        sys.exit(143)
     except KeyboardInterrupt:
         print("soler1: stopped; the same command continues", file=sys.stderr)
         sys.exit(130)

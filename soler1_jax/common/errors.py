@@ -16,6 +16,10 @@ class UserError(Exception):
     """A mistake in what the user asked for, or a fault of the machine, in one line."""
 
 
+class Terminated(Exception):
+    """The process was told to end (SIGTERM), and what it had is saved."""
+
+
 def nearest_hint(name: str, choices: Iterable[str]) -> str:
     """Returns "; did you mean 'x'?" for the closest choices, or a list of them."""
     choices = sorted(choices)

@@ -1,10 +1,10 @@
 """The run folder that every long command writes.
 
 `config.json` what was asked, `env.json` versions and device, `metrics.jsonl` one JSON
-object a line, `result.json` the headline figures, written last. Files are replaced
-atomically, so a killed command leaves either the old or the new one. Running the same
-command again continues; running another one in the same folder is refused, and so is
-a second process while the first is still at it.
+object a line (copied for TensorBoard, see trackers.py), `result.json` the headline
+figures, written last. Files are replaced atomically, so a killed command leaves either the
+old or the new one. Running the same command again continues; running another one in the
+same folder is refused, and so is a second process while the first is still at it.
 """
 
 import dataclasses
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from soler1_jax.common.errors import UserError, disk_errors
+from soler1_jax.common.trackers import Trackers
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "mujoco", "mujoco-mjx", "numpy")
 
@@ -77,6 +78,7 @@ class Run:
       config: a dataclass or mapping; it must be equal when a folder is opened again,
         save for the keys in `may_change`.
       may_change: keys that a continued run may have different (a larger step count).
+      writes: False for all but the first process of a run on several hosts.
 
     Raises:
       UserError: the folder holds another run, is being written by another process, or
@@ -89,6 +91,7 @@ class Run:
         command: str,
         config: Any,
         may_change: tuple[str, ...] = (),
+        writes: bool = True,
     ):
         self.folder = Path(folder)
         config = (
@@ -97,6 +100,12 @@ class Run:
             else dict(config)
         )
         config = json.loads(json.dumps({"command": command, **config}, default=_plain))
+        self.started = time.monotonic()
+        self.writes = writes
+        self.trackers = Trackers(self.folder, config)
+        if not writes:
+            self.resumed = self._check(config, may_change)
+            return
         with disk_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             _hold(self.folder)
@@ -104,7 +113,6 @@ class Run:
         write_json(self.folder / "config.json", config)
         if not self.resumed:
             write_json(self.folder / "env.json", environment())
-        self.started = time.monotonic()
 
     def _check(self, config: Mapping[str, Any], may_change: tuple[str, ...]) -> bool:
         path = self.folder / "config.json"
@@ -125,16 +133,21 @@ class Run:
         return True
 
     def log(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Appends one line to `metrics.jsonl`: step, seconds since start, metrics."""
+        """Appends a line to `metrics.jsonl`: step, seconds since start, metrics."""
+        if not self.writes:
+            return
         line = {"step": int(step), "seconds": round(time.monotonic() - self.started, 3)}
         line.update({k: _plain(v) for k, v in metrics.items()})
         path = self.folder / "metrics.jsonl"
-        with disk_errors(self.folder), path.open("a") as file:
-            file.write(json.dumps(line, default=_plain) + "\n")
+        with disk_errors(self.folder):
+            with path.open("a") as file:
+                file.write(json.dumps(line, default=_plain) + "\n")
+            self.trackers.log(step, line)
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """Writes `result.json`; its presence says that the run is complete."""
-        write_json(self.folder / "result.json", dict(result))
+        if self.writes:
+            write_json(self.folder / "result.json", dict(result))
 
     @property
     def finished(self) -> bool:

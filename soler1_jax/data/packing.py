@@ -16,7 +16,8 @@ from typing import NamedTuple
 import numpy as np
 from jax.typing import ArrayLike
 
-from soler1_jax.common.errors import UserError, require_positive
+from soler1_jax.common.errors import UserError
+from soler1_jax.data.row_room import Place, Room, RowShape, Size, check_fits
 from soler1_jax.model.config import ModelConfig
 from soler1_jax.model.patches import Patches
 from soler1_jax.model.prompt import Prompt, make_prompt
@@ -39,28 +40,6 @@ class Example(NamedTuple):
     prompt: Prompt  # of one row
     weights: np.ndarray  # float32 [T]
     patches: Patches | None  # of its pictures
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RowShape:
-    """The static shape of a batch.
-
-    Attributes:
-      rows: B.
-      length: T.
-      pictures: N; at least 1, so that models always have a picture to trace.
-      patches: P, a multiple of the squared merge size.
-    """
-
-    rows: int
-    length: int
-    pictures: int
-    patches: int
-
-    def __post_init__(self) -> None:
-        """Raises UserError for sizes that are not positive."""
-        for field in dataclasses.fields(self):
-            require_positive(field.name, getattr(self, field.name))
 
 
 def make_example(
@@ -141,10 +120,45 @@ def one_a_row(
     return builder.rows()
 
 
+def fill_rows(
+    rows: Sequence[Sequence[Example]], config: ModelConfig, shape: RowShape
+) -> PackedRows:
+    """Puts given examples into given rows.
+
+    Args:
+      rows: what each row holds, in its order; any number of rows.
+      config: of the model.
+      shape: of a batch; its number of rows does not matter.
+
+    Raises:
+      UserError: a row's examples do not fit into it.
+    """
+    _check_patches(config, shape)
+    shape = dataclasses.replace(shape, rows=len(rows))
+    builder = _Builder(config, shape)
+    for number, examples in enumerate(rows):
+        for example in examples:
+            if not builder.fits(example, number):
+                raise UserError(
+                    f"row {number} has no room for its {len(examples)} records; make rows "
+                    "larger or give it fewer"
+                )
+            builder.put(example, number)
+    return builder.rows()
+
+
 def empty_rows(config: ModelConfig, shape: RowShape) -> PackedRows:
     """A batch without records."""
     _check_patches(config, shape)
     return _Builder(config, shape).rows()
+
+
+def size_of(example: Example) -> Size:
+    """What of a row an example takes."""
+    pictures = ()
+    if example.patches is not None:
+        pictures = tuple(np.count_nonzero(example.patches.mask, axis=1).tolist())
+    return Size(example.prompt.ids.shape[1], pictures)
 
 
 class _Builder:
@@ -153,9 +167,8 @@ class _Builder:
     def __init__(self, config: ModelConfig, shape: RowShape) -> None:
         row, frame = (shape.rows, shape.length), (shape.rows, shape.pictures)
         patch = (*frame, shape.patches)
-        self._shape, self._merged = shape, config.vision.spatial_merge_size**2
-        self.records = [0] * shape.rows
-        self._used = np.zeros((shape.rows, 2), int)  # tokens and pictures
+        self._merged = config.vision.spatial_merge_size**2
+        self._room = Room(shape)
         self._packed = PackedRows(
             ids=np.zeros(row, np.int32),
             segments=np.zeros(row, np.int32),
@@ -164,12 +177,17 @@ class _Builder:
             weights=np.zeros(row, np.float32),
             patches=Patches(
                 values=np.zeros((*patch, config.vision.patch_values), np.float32),
-                mask=np.zeros(patch, bool),
+                mask=np.zeros(patch, np.int32 if shape.shared else bool),
                 places=np.zeros((*patch, 2), np.int32),
                 taps=np.zeros((*patch, 4), np.int32),
                 weights=np.zeros((*patch, 4), np.float32),
             ),
         )
+
+    @property
+    def records(self) -> list[int]:
+        """Records of each row."""
+        return self._room.records
 
     def rows(self) -> PackedRows:
         """What was built; the builder is not used again."""
@@ -177,58 +195,50 @@ class _Builder:
 
     def add(self, example: Example) -> bool:
         """Puts an example into the first row with room; False if there is none."""
-        wanted = np.array(_size(example)[:2])
-        room = (self._shape.length, self._shape.pictures) - self._used
-        fits = np.flatnonzero((wanted <= room).all(axis=1))
-        if not len(fits):
+        row = self._room.find(size_of(example))
+        if row is None:
             return False
-        self.put(example, int(fits[0]))
+        self.put(example, row)
         return True
+
+    def fits(self, example: Example, row: int) -> bool:
+        """Whether a row has room for an example."""
+        return self._room.fits(size_of(example), row)
 
     def put(self, example: Example, row: int) -> None:
         """Puts an example into a row in which it fits."""
-        wanted = np.array(_size(example)[:2])
-        start, first = self._used[row]
-        self.records[row] += 1
+        start, places = self._room.take(size_of(example), row)
         packed, prompt = self._packed, example.prompt
-        place = (row, slice(start, start + wanted[0]))
-        packed.ids[place] = prompt.ids[0]
-        packed.segments[place] = self.records[row]
-        packed.positions[row, :, place[1]] = prompt.positions[0]
-        packed.source[place] = self._source(example, first)
-        packed.weights[place] = example.weights
-        if example.patches is not None:
-            frames, places = example.patches.mask.shape
-            to = (row, slice(first, first + frames), slice(places))
+        where = (row, slice(start, start + prompt.ids.shape[1]))
+        packed.ids[where] = prompt.ids[0]
+        packed.segments[where] = self._room.records[row]
+        packed.positions[row, :, where[1]] = prompt.positions[0]
+        packed.source[where] = self._source(example, places)
+        packed.weights[where] = example.weights
+        if example.patches is None:
+            return
+        for frame, place in enumerate(places):
+            there = np.flatnonzero(example.patches.mask[frame])
+            to = (row, place.picture, slice(place.first, place.first + len(there)))
             for whole, part in zip(packed.patches, example.patches, strict=True):
-                whole[to] = part
-        self._used[row] += wanted
+                whole[to] = part[frame, there]
+            packed.patches.mask[to] = place.number
 
-    def _source(self, example: Example, first: int) -> np.ndarray:
+    def _source(self, example: Example, places: Sequence[Place]) -> np.ndarray:
         """Picture tokens counted from the row's first, int [T]."""
         source = example.prompt.source[0]
         if example.patches is None:
             return source
         frame, offset = np.divmod(source, example.patches.mask.shape[1] // self._merged)
-        capacity = self._shape.patches // self._merged
-        return np.where(source < 0, -1, (first + frame) * capacity + offset)
-
-
-def _size(example: Example) -> tuple[int, int, int]:
-    """Tokens, pictures and patches of the largest picture."""
-    tokens = example.prompt.ids.shape[1]
-    return tokens, *((0, 0) if example.patches is None else example.patches.mask.shape)
+        capacity = self._packed.patches.mask.shape[2] // self._merged
+        first = np.array(
+            [p.picture * capacity + p.first // self._merged for p in places]
+        )
+        return np.where(source < 0, -1, first[frame] + offset)
 
 
 def _check_fits(example: Example, shape: RowShape, number: int) -> None:
-    limits = shape.length, shape.pictures, shape.patches
-    names = "tokens", "pictures", "patches of a picture"
-    for size, limit, name in zip(_size(example), limits, names, strict=True):
-        if size > limit:
-            raise UserError(
-                f"a row holds {limit} {name}; record {number} has {size}; make rows "
-                "larger or leave the record out"
-            )
+    check_fits(size_of(example), shape, f"record {number}")
 
 
 def _check_patches(config: ModelConfig, shape: RowShape) -> None:

@@ -19,6 +19,8 @@ from soler1_jax.data.patches import PatchConfig, VideoConfig
 from soler1_jax.data.resize import resize, resize_on_device
 
 Grid = tuple[int, int, int]
+# Exif's tag, whose values from 5 on turn a picture on its side.
+_ORIENTATION, _FIRST_TURNED = 0x0112, 5
 
 
 def read_image(path: str | Path) -> np.ndarray:
@@ -28,6 +30,21 @@ def read_image(path: str | Path) -> np.ndarray:
     try:
         with Image.open(path) as picture:
             return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(
+            f"a picture must be readable; {path} is not ({error}); give a png or jpeg"
+        ) from error
+
+
+def read_image_size(path: str | Path) -> tuple[int, int]:
+    """Height and width of a picture as `read_image` gives it, without its pixels."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            turned = picture.getexif().get(_ORIENTATION, 1) >= _FIRST_TURNED
+            width, height = picture.size
+            return (width, height) if turned else (height, width)
     except (OSError, SyntaxError, ValueError) as error:
         raise UserError(
             f"a picture must be readable; {path} is not ({error}); give a png or jpeg"

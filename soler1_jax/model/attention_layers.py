@@ -10,7 +10,7 @@ from flax import nnx
 
 from soler1_jax.model.attention import LayerCache, attend, on_cpu
 from soler1_jax.model.config import TextConfig
-from soler1_jax.model.layers import Linear, RMSNorm
+from soler1_jax.model.layers import Linear, Lora, RMSNorm
 from soler1_jax.model.rope import rotate
 from soler1_jax.model.segment_attention import attend_segments
 from soler1_jax.model.shared_attention import SharedPrompt, attend_shared
@@ -42,7 +42,8 @@ class VisionAttention(nnx.Module):
           x: frames.
           angles: rotary, float32 [P, d/2], or [N, P, d/2] for frames of different sizes;
             None to turn nothing.
-          mask: bool [N, P], False on padding; None for none.
+          mask: bool [N, P], False on padding, or int32 with the number of the picture to
+            which a patch belongs and 0 on padding; None for no padding.
         """
         frames, patches, size = x.shape
         qkv = self.qkv(x).reshape(frames, patches, 3, self.heads, size // self.heads)
@@ -54,10 +55,17 @@ class VisionAttention(nnx.Module):
             key,
             qkv[:, :, 2],
             None if mask is None else mask.astype(jnp.int32),
-            packed=False,
+            packed=mask is not None and mask.dtype != jnp.bool_,
             implementation=self.implementation,
         )
         return self.proj(out.reshape(frames, patches, size))
+
+
+def lora_of(config: TextConfig) -> Lora | None:
+    """What is added to the kernels of a decoder layer."""
+    if not config.lora_rank:
+        return None
+    return Lora(config.lora_rank, config.lora_alpha / config.lora_rank)
 
 
 class TextAttention(nnx.Module):
@@ -68,18 +76,14 @@ class TextAttention(nnx.Module):
     ) -> None:
         size, dim = config.hidden_size, config.head_dim
         wide, narrow = config.num_heads * dim, config.num_kv_heads * dim
-        self.q_proj = Linear(
-            (size, wide), ("embed", "heads"), use_bias=False, rngs=rngs
-        )
-        self.k_proj = Linear(
-            (size, narrow), ("embed", "kv_heads"), use_bias=False, rngs=rngs
-        )
-        self.v_proj = Linear(
-            (size, narrow), ("embed", "kv_heads"), use_bias=False, rngs=rngs
-        )
-        self.o_proj = Linear(
-            (wide, size), ("heads", "embed"), use_bias=False, rngs=rngs
-        )
+
+        def linear(sizes: tuple[int, int], axes: tuple[str, str]) -> Linear:
+            return Linear(sizes, axes, use_bias=False, lora=lora_of(config), rngs=rngs)
+
+        self.q_proj = linear((size, wide), ("embed", "heads"))
+        self.k_proj = linear((size, narrow), ("embed", "kv_heads"))
+        self.v_proj = linear((size, narrow), ("embed", "kv_heads"))
+        self.o_proj = linear((wide, size), ("heads", "embed"))
         if config.qk_norm:
             offset = config.norm_offset
             self.q_norm = RMSNorm(dim, config.norm_eps, offset=offset)

@@ -42,8 +42,7 @@ class VisionConfig:
       spatial_merge_size: side of the square of patches that one token merges.
       merger: "mlp" norms, joins and applies a feed-forward layer; "linear" norms and
         applies one matrix.
-      merger_hidden: hidden channels of a merger; None for that of Qwen3-VL, the merged
-        width `hidden_size * spatial_merge_size**2`.
+      merger_hidden: hidden channels of a merger; None for the merged width.
       deepstack_indexes: blocks whose output is added in the first decoder layers.
       scan_layers, remat: as in `TextConfig`.
     """
@@ -173,6 +172,7 @@ class TextConfig:
       tie_embeddings: the output matrix is the embedding table.
       prefix_attention: whether pictures and prompt see each other both ways.
       scan_layers, remat: stack and scan the layers; recompute them in the backward pass.
+      lora_rank, lora_alpha: of each layer's `layers.Lora`; rank 0 for none.
     """
 
     vocab_size: int
@@ -200,6 +200,8 @@ class TextConfig:
     prefix_attention: Literal["causal", "bidirectional"] = "causal"
     scan_layers: bool = False
     remat: bool = False
+    lora_rank: int = 0
+    lora_alpha: float = 16.0
 
     def __post_init__(self) -> None:
         if self.mrope_section and sum(self.mrope_section) != self.head_dim // 2:
@@ -234,9 +236,8 @@ class GroundingConfig:
       class_count, color_count, shape_count: outputs of the dense patch heads.
       comparison: whether the current frame is compared with the first and the previous
         one in the light of the sentence (model/comparison.py).
-      noun_ids: ids of words that name things. The comparison reads `unknown_id` in their
-        place: the slots have found the thing, and which of its motions is progress must
-        follow from the verb, also for a verb that was never trained with that thing.
+      noun_ids: ids of words that name things; the comparison reads `unknown_id` for them.
+        The slots have found the thing, and what is progress must follow from the verb.
       unknown_id: see `noun_ids`.
     """
 
@@ -273,9 +274,8 @@ class HeadsConfig:
     Attributes:
       progress_bins: outputs of the progress head; 1 for a single number.
       preference, similarity: whether there are such heads.
-      pooling: whether there is a vector to pool a frame's tokens by. Neither it nor the
-        similarity head is read from; they are kept so that nothing of a checkpoint is
-        lost.
+      pooling: whether there is a vector to pool a frame's tokens by. It and the similarity
+        head are not read from, but kept so that nothing of a checkpoint is lost.
     """
 
     progress_bins: int = 10

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from soler1_jax.model.attention import LayerCache
-from soler1_jax.model.attention_layers import TextAttention
+from soler1_jax.model.attention_layers import TextAttention, lora_of
 from soler1_jax.model.config import TextConfig
 from soler1_jax.model.layers import GatedMLP, RMSNorm
 from soler1_jax.model.rope import mrope_angles, plain_section
@@ -38,6 +38,7 @@ class DecoderLayer(nnx.Module):
             config.hidden_size,
             config.intermediate_size,
             activation=config.activation,
+            lora=lora_of(config),
             rngs=rngs,
         )
         self.sandwich = config.sandwich_norms

@@ -4,6 +4,8 @@ Parameters are drawn in float32 and carry logical axis names (`Functional.logica
 activations have the configured dtype; norms are computed in float32.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -20,10 +22,21 @@ def _normal(rngs: nnx.Rngs, shape: tuple[int, ...], scale: float) -> jax.Array:
     return scale * jax.random.truncated_normal(rngs.params(), -2.0, 2.0, shape)
 
 
+class Lora(NamedTuple):
+    """A low-rank addition to a kernel: scale * a b with a [in, rank] and b [rank, out].
+
+    Source: LoRA (arXiv 2106.09685), section 4.1; scale is its alpha / r.
+    """
+
+    rank: int
+    scale: float
+
+
 class Linear(nnx.Module):
     """y = x kernel + bias, kernel [in, out], accumulated in float32.
 
-    `turned` tells that the kernel lies as [out, in] (`turn_kernels`).
+    With `lora`, y = x kernel + scale (x lora_a) lora_b + bias; b starts at 0. `turned`
+    tells that the kernel lies as [out, in] (`turn_kernels`).
     """
 
     def __init__(
@@ -34,6 +47,7 @@ class Linear(nnx.Module):
         use_bias: bool,
         rngs: nnx.Rngs,
         scale: float = 1.0,
+        lora: Lora | None = None,
     ) -> None:
         """Draws the kernel with standard deviation `scale / sqrt(in)`."""
         inputs, outputs = sizes
@@ -43,6 +57,13 @@ class Linear(nnx.Module):
             parameter(jnp.zeros(outputs), (axes[-1],)) if use_bias else nnx.data(None)
         )
         self.turned = False
+        self.lora_scale = lora.scale if lora else None
+        self.lora_a = self.lora_b = nnx.data(None)
+        if lora:
+            down = _normal(rngs, (inputs, lora.rank), inputs**-0.5)
+            self.lora_a = parameter(down, (axes[0], None))
+            up = jnp.zeros((lora.rank, outputs))
+            self.lora_b = parameter(up, (None, axes[-1]))
 
     def __call__(self, x: jax.Array, dtype: jnp.dtype | None = None) -> jax.Array:
         """Maps [..., in] to [..., out] in `dtype`, by default x's."""
@@ -50,9 +71,17 @@ class Linear(nnx.Module):
         if self.turned:
             kernel = kernel.T
         y = jnp.dot(x, kernel, preferred_element_type=jnp.float32)
+        if self.lora_scale is not None:
+            y = y + self.lora_scale * self._added(x)
         if self.bias is not None:
             y = y + self.bias[...]
         return y.astype(dtype or x.dtype)
+
+    def _added(self, x: jax.Array) -> jax.Array:
+        """What the low-rank factors make of x, float32."""
+        down, up = self.lora_a[...].astype(x.dtype), self.lora_b[...].astype(x.dtype)
+        inner = jnp.dot(x, down, preferred_element_type=jnp.float32).astype(x.dtype)
+        return jnp.dot(inner, up, preferred_element_type=jnp.float32)
 
 
 def turn_kernels(module: nnx.Module) -> nnx.Module:
@@ -144,12 +173,20 @@ class GatedMLP(nnx.Module):
     """down(act(gate(x)) * up(x)), without biases: SwiGLU with silu, GeGLU with gelu."""
 
     def __init__(
-        self, size: int, hidden: int, *, activation: str = "silu", rngs: nnx.Rngs
+        self,
+        size: int,
+        hidden: int,
+        *,
+        activation: str = "silu",
+        lora: Lora | None = None,
+        rngs: nnx.Rngs,
     ) -> None:
-        into, out = ("embed", "mlp"), ("mlp", "embed")
-        self.gate_proj = Linear((size, hidden), into, use_bias=False, rngs=rngs)
-        self.up_proj = Linear((size, hidden), into, use_bias=False, rngs=rngs)
-        self.down_proj = Linear((hidden, size), out, use_bias=False, rngs=rngs)
+        def linear(sizes: tuple[int, int], axes: Axes) -> Linear:
+            return Linear(sizes, axes, use_bias=False, lora=lora, rngs=rngs)
+
+        self.gate_proj = linear((size, hidden), ("embed", "mlp"))
+        self.up_proj = linear((size, hidden), ("embed", "mlp"))
+        self.down_proj = linear((hidden, size), ("mlp", "embed"))
         self.activation = activation
 
     def __call__(self, x: jax.Array) -> jax.Array:

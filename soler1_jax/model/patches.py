@@ -24,7 +24,9 @@ class Patches(NamedTuple):
     """Frames as rows of patches."""
 
     values: ArrayLike  # float [N, P, I], pixels scaled to [-1, 1]
-    mask: ArrayLike  # bool [N, P], False on padding
+    # bool [N, P], False on padding; or int32, 0 on padding, where a row holds several
+    # pictures, which are numbered from 1 and do not see each other
+    mask: ArrayLike
     places: ArrayLike  # int32 [N, P, 2], row and column
     taps: ArrayLike  # int32 [N, P, 4], rows of the position table to mix
     weights: ArrayLike  # float32 [N, P, 4], in which shares

@@ -59,7 +59,7 @@ DEFAULT_WORDING = Wording(
 )
 # How the release draws tokens.
 RELEASED_METHOD = Method(temperature=1.0, top_k=50, top_p=0.9)
-_SHOWN = {
+SHOWN = {
     "external_and_wrist": ("external", "wrist"),
     "external": ("external",),
     "wrist": ("wrist",),
@@ -159,7 +159,7 @@ class _Asker:
                 f"{WORDING} of {vlm.folder} asks for {self.wording.readout}; read it "
                 "out that way, or give other words"
             )
-        self.shown = _SHOWN[settings.views]
+        self.shown = SHOWN[settings.views]
         columns = 2 if settings.from_zero else 3
         picture = composite.picture_size(len(self.shown), columns)
         self.grid = image_grid(*composite.stored_size(*picture), vlm.processor.image)

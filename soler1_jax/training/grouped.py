@@ -28,6 +28,7 @@ from soler1_jax.model.vlm import VLM
 from soler1_jax.sampling import unconstrained
 from soler1_jax.sampling.methods import Method
 from soler1_jax.training import grpo, mismatch, packed
+from soler1_jax.training.adapters import join
 from soler1_jax.training.chunked_cross_entropy import Head
 from soler1_jax.training.grpo import GrpoConfig
 from soler1_jax.training.state import TrainState, apply_gradients
@@ -131,7 +132,9 @@ def make_sampler(
     stop_ids: tuple[int, ...],
     mesh: Mesh,
     params: Any,
-    top_k: int = 0,
+    *,
+    method: Method | None = None,
+    group: int | None = None,
 ) -> Callable[[Params, PackedRows, jax.Array], Completions]:
     """Compiles what writes G completions to each prompt, when it is first called.
 
@@ -142,7 +145,8 @@ def make_sampler(
       stop_ids: tokens after which a completion ends.
       mesh: of the devices; prompts are split by row over data and fsdp.
       params: shardings of the parameters.
-      top_k: keep only so many of the likeliest tokens; 0 keeps all.
+      method: how tokens are drawn; None for `config`'s temperature and top-p.
+      group: G; None for `config`'s.
 
     Returns:
       (params, prompts, key) -> Completions, whose rewards are 0.
@@ -152,7 +156,8 @@ def make_sampler(
     """
     packed.check_model(functions.config)
     _check_length(length)
-    method = Method(temperature=config.temperature, top_p=config.top_p, top_k=top_k)
+    method = method or Method(temperature=config.temperature, top_p=config.top_p)
+    group = group or config.group
 
     def sample(params: Params, prompts: PackedRows, key: jax.Array) -> Completions:
         model = functions.module(packed.lowered(params, functions.config.dtype))
@@ -165,10 +170,10 @@ def make_sampler(
                 length=length,
                 stop_ids=stop_ids,
                 method=method,
-                group=config.group,
+                group=group,
                 noted_temperature=config.temperature,
             )
-        shape = (-1, config.group)
+        shape = (-1, group)
         tokens = written.tokens.reshape(*shape, length)
         lengths = written.lengths.reshape(shape)
         last = jnp.take_along_axis(tokens, lengths[..., None] - 1, axis=2)[..., 0]
@@ -196,6 +201,7 @@ def make_update(
     *,
     tile: int = 2048,
     reference: bool = False,
+    frozen: Any = None,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """Compiles the update when it is first called; it consumes the state it is given.
 
@@ -209,7 +215,10 @@ def make_update(
       mesh: of the devices; batches are split by row over data and fsdp.
       shardings: of `state.state_shardings`.
       tile: words of the vocabulary whose logits are held at a time.
-      reference: whether frozen parameters come as a last argument, for `config.kl`.
+      reference: whether the parameters from which `config.kl` is measured come as a last
+        argument: those of the first state.
+      frozen: shardings of the parameters that are not trained, see `packed.make_step`;
+        they come as the argument before.
 
     Returns:
       (state, prompts, completions) -> (state, metrics): `loss`, `reward`, `length` in
@@ -228,19 +237,26 @@ def make_update(
         )
     head = Head(temperature=config.temperature, tile=tile, mesh=mesh)
 
-    def logprobs_of(params: Params, prompts: PackedRows, out: Completions) -> jax.Array:
+    def logprobs_of(
+        trained: Params, prompts: PackedRows, out: Completions, rest: Params
+    ) -> jax.Array:
+        params = join(trained, rest)
         model = functions.module(packed.lowered(params, functions.config.dtype))
         found = completion_logprobs(model, prompts, out.tokens, out.lengths, head)
         return found.reshape(-1, found.shape[-1])
 
     def update(
-        state: TrainState, prompts: PackedRows, out: Completions, *frozen: Params
+        state: TrainState, prompts: PackedRows, out: Completions, *others: Params
     ) -> tuple[TrainState, Metrics]:
+        rest = {} if frozen is None else others[0]
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            away = [jax.lax.stop_gradient(logprobs_of(p, prompts, out)) for p in frozen]
+            away = [
+                jax.lax.stop_gradient(logprobs_of(first, prompts, out, rest))
+                for first in others[frozen is not None :]
+            ]
 
-            def loss_of(params: Params) -> tuple[jax.Array, Metrics]:
-                logprobs = logprobs_of(params, prompts, out)
+            def loss_of(trained: Params) -> tuple[jax.Array, Metrics]:
+                logprobs = logprobs_of(trained, prompts, out, rest)
                 return _objective(logprobs, out, config, *away)
 
             (loss, measures), grads = jax.value_and_grad(loss_of, has_aux=True)(
@@ -250,10 +266,11 @@ def make_update(
         return state, {"loss": loss, **measures, **measured}
 
     rows, whole = meshes.batch_sharding(mesh), meshes.replicated(mesh)
-    frozen = (shardings.params,) if reference else ()
+    others = [] if frozen is None else [frozen]
+    others += [shardings.params] if reference else []
     return jax.jit(
         update,
-        in_shardings=(shardings, rows, rows, *frozen),
+        in_shardings=(shardings, rows, rows, *others),
         out_shardings=(shardings, whole),
         donate_argnums=0,
     )

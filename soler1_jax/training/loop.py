@@ -14,7 +14,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from soler1_jax.common.errors import UserError
+from soler1_jax.common import termination
+from soler1_jax.common.errors import Terminated, UserError
 from soler1_jax.common.progress import Bar
 from soler1_jax.common.run import Run, write_bytes
 from soler1_jax.training import feed
@@ -48,6 +49,9 @@ class Store(Protocol):
 
     def restore(self, like: TrainState) -> tuple[TrainState, Mapping[str, Any]] | None:
         """The newest whole checkpoint with the shardings of `like`, if any."""
+
+    def wait(self) -> None:
+        """Returns once everything is written."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +98,8 @@ def train(
 
     Raises:
       UserError: a loss or gradient was not finite; the last good state is saved.
+      Terminated: SIGTERM came, as it does before a machine is taken away; the state after
+        the step at hand is saved.
     """
     restored = store.restore(state)
     elapsed = 0.0
@@ -104,11 +110,13 @@ def train(
     prune_metrics(run, done)
     session = _Session(run, store, config, watch, elapsed)
     start = 0
-    for stage in stages:
-        end = start + stage.steps
-        if done < end:
-            state = _run_stage(stage, start, max(done, start), state, mesh, session)
-        start = end
+    with termination.noticed() as asked:
+        for stage in stages:
+            end = start + stage.steps
+            if done < end:
+                first = max(done, start)
+                state = _run_stage(stage, start, first, state, mesh, session, asked)
+            start = end
     return state, session.elapsed
 
 
@@ -136,6 +144,7 @@ def _run_stage(
     state: TrainState,
     mesh: Mesh,
     session: _Session,
+    asked: Callable[[int], bool],
 ) -> TrainState:
     """Runs one stage from global step `first`; `start` is the stage's first one."""
     config, end = session.config, start + stage.steps
@@ -151,13 +160,17 @@ def _run_stage(
                 bar.update(step - start, f"loss {values['loss']:.4g}")
             watching = config.watch_every and step % config.watch_every == 0
             saving = step % config.save_every == 0
-            if last or saving or watching:
+            stopping = asked(step)
+            if last or saving or watching or stopping:
                 _check(int(state.bad_step), stage, start, state, session)
             if session.watch and (last or watching):
                 measured = session.watch(stage.name, step, state)
                 session.run.log(step, {"stage": stage.name, **measured})
-            if last or saving:
+            if last or saving or stopping:
                 session.save(state)
+            if stopping:
+                session.store.wait()
+                raise Terminated(f"the state after step {step} is saved")
     return state
 
 
@@ -178,7 +191,8 @@ def _check(
 def prune_metrics(run: Run, step: int) -> None:
     """Drops lines of metrics.jsonl after `step`: a continued run writes them again."""
     path = run.folder / "metrics.jsonl"
-    if not path.exists():
+    run.trackers.forget_after(step)
+    if not run.writes or not path.exists():
         return
     kept = []
     for line in path.read_text().splitlines():

@@ -24,13 +24,15 @@ from soler1_jax.model.config import ModelConfig
 from soler1_jax.model.functional import Functional, Params
 from soler1_jax.model.vlm import VLM
 from soler1_jax.training import state as states
+from soler1_jax.training.adapters import join
 from soler1_jax.training.chunked_cross_entropy import Head, token_logprobs
 from soler1_jax.training.losses import masked_mean
 from soler1_jax.training.state import TrainState
 
 BATCH_AXES = ("data", "fsdp")
+_KERNELS = ("kernel", "lora_a", "lora_b")
 
-Step = Callable[[TrainState, PackedRows], tuple[TrainState, dict[str, jax.Array]]]
+Step = Callable[..., tuple[TrainState, dict[str, jax.Array]]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -125,6 +127,7 @@ def make_step(
     config: PackedConfig,
     mesh: Mesh,
     shardings: TrainState,
+    frozen: Any = None,
 ) -> Step:
     """Compiles the step when it is first called; it consumes the state it is given.
 
@@ -134,10 +137,12 @@ def make_step(
       config: pieces.
       mesh: of the devices; batches are split by row over data and fsdp.
       shardings: of `state.state_shardings`.
+      frozen: shardings of the parameters that are not trained, as `adapters.split` takes
+        them from the others; None where all are.
 
     Returns:
       (state, rows) -> (state, metrics): `loss` in nats, `tokens` the weights' sum, and
-      those of `state.apply_gradients`.
+      those of `state.apply_gradients`. With `frozen`, those parameters come last.
 
     Raises:
       UserError: the model cannot be trained on packed rows; or, when called, the mesh
@@ -145,11 +150,14 @@ def make_step(
     """
     check_model(functions.config)
 
-    def step(state: TrainState, rows: PackedRows) -> tuple[TrainState, dict[str, Any]]:
-        _check_rows(rows, config, mesh)
+    def step(
+        state: TrainState, rows: PackedRows, *rest: Params
+    ) -> tuple[TrainState, dict[str, Any]]:
+        check_rows(rows.ids.shape[0], config, mesh)
         total = jnp.sum(targets(rows)[1])
 
-        def share(params: Params, part: PackedRows) -> jax.Array:
+        def share(trained: Params, part: PackedRows) -> jax.Array:
+            params = join(trained, rest[0]) if rest else trained
             model = functions.module(lowered(params, functions.config.dtype))
             weights = targets(part)[1]
             losses = -_logprobs(model, part, config, mesh) * weights
@@ -165,7 +173,11 @@ def make_step(
 
     return jax.jit(
         step,
-        in_shardings=(shardings, meshes.batch_sharding(mesh)),
+        in_shardings=(
+            shardings,
+            meshes.batch_sharding(mesh),
+            *(() if frozen is None else (frozen,)),
+        ),
         out_shardings=(shardings, meshes.replicated(mesh)),
         donate_argnums=0,
     )
@@ -223,7 +235,7 @@ def lowered(params: Params, dtype: str) -> Params:
 
     def lower(path: Any, leaf: jax.Array) -> jax.Array:
         names = [entry.key for entry in path]
-        used = names[-1] == "kernel" and names[0] != "lm_head"
+        used = names[-1] in _KERNELS and names[0] != "lm_head"
         return leaf.astype(dtype) if used else leaf
 
     return jax.tree_util.tree_map_with_path(lower, params)
@@ -254,8 +266,8 @@ def _accumulate(
     return jax.lax.scan(add, first, cut)[0]
 
 
-def _check_rows(rows: PackedRows, config: PackedConfig, mesh: Mesh) -> None:
-    count = rows.ids.shape[0]
+def check_rows(count: int, config: PackedConfig, mesh: Mesh) -> None:
+    """Raises UserError unless the mesh and the microbatches divide a batch of `count`."""
     parts = config.microbatches * mesh.shape["data"] * mesh.shape["fsdp"]
     if count % parts:
         raise UserError(

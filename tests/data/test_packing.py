@@ -9,7 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from soler1_jax.common.errors import UserError
-from soler1_jax.data.packing import RowShape, empty_rows, make_example, pack
+from soler1_jax.data.packing import (
+    RowShape,
+    empty_rows,
+    fill_rows,
+    make_example,
+    pack,
+)
 
 CONFIG = packed_cases.config()
 TOKEN = CONFIG.vision.spatial_merge_size**2
@@ -58,13 +64,21 @@ one = st.tuples(st.lists(grid, max_size=2), st.integers(2, 12))
 
 
 @settings(max_examples=40)
-@given(st.lists(one, max_size=12), st.integers(1, 3), st.integers(26, 60))
-def test_every_record_comes_back_once_and_whole(drawn, rows, length):
+@given(
+    st.lists(one, max_size=12), st.integers(1, 3), st.integers(26, 60), st.booleans()
+)
+def test_every_record_comes_back_once_and_whole(drawn, rows, length, shared):
     examples = [
         packed_cases.record(CONFIG, seed, grids, words)
         for seed, (grids, words) in enumerate(drawn)
     ]
-    shape = RowShape(rows=rows, length=length, pictures=3, patches=16)
+    shape = RowShape(
+        rows=rows,
+        length=length,
+        pictures=1 if shared else 3,
+        patches=40 if shared else 16,
+        shared=shared,
+    )
     batches = list(pack(examples, CONFIG, shape))
     found = [record for batch in batches for record in _records(batch)]
     assert len(found) == len(examples)
@@ -98,6 +112,26 @@ def test_pictures_limit_a_row_too():
     shape = RowShape(rows=1, length=100, pictures=2, patches=4)
     counts = [b.segments.max() for b in pack(examples, CONFIG, shape)]
     assert counts == [2, 1]
+
+
+def test_pictures_that_share_a_row_are_numbered():
+    examples = [packed_cases.record(CONFIG, i, [(1, 1), (1, 2)], 2) for i in range(2)]
+    shape = RowShape(rows=1, length=40, pictures=1, patches=28, shared=True)
+    (batch,) = pack(examples, CONFIG, shape)
+    sizes = (4, 8, 4, 8)
+    wanted = [n for n, size in enumerate(sizes, 1) for _ in range(size)]
+    np.testing.assert_array_equal(batch.patches.mask[0, 0], [*wanted, 0, 0, 0, 0])
+
+
+def test_given_rows_hold_what_they_are_given():
+    examples = [packed_cases.record(CONFIG, i, [(1, 1)], 4) for i in range(4)]
+    shape = RowShape(rows=9, length=40, pictures=2, patches=4)
+    batch = fill_rows([examples[:1], [], examples[1:3]], CONFIG, shape)
+    assert batch.segments.max(axis=1).tolist() == [1, 0, 2]
+    found = [record[0].tolist() for record in _records(batch)]
+    assert found == [_alone(e)[0].tolist() for e in examples[:3]]
+    with pytest.raises(UserError, match="row 0 has no room for its 3 records"):
+        fill_rows([examples[:3]], CONFIG, shape)
 
 
 def test_empty_rows_count_for_nothing():
