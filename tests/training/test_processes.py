@@ -34,7 +34,7 @@ COMMON = [
 ]
 COMMON += ["--warmup-steps", "2", "--saved-dtype", "float32", "--save-every", "6"]
 SFT = [*COMMON, "--rows", "8", "--tokens", "256", "--learning-rate", "1e-3"]
-GRPO = [*COMMON, "--prompts", "8", "--group", "3", "--length", "24"]
+GRPO = [*COMMON, "--prompts", "8", "--group", "3", "--length", "40"]
 GRPO += ["--learning-rate", "3e-5", "--claims", "0.5"]
 
 
@@ -133,8 +133,14 @@ def test_what_eight_devices_began_one_continues(sft, tmp_path):
     _check_same(one, out, ["loss", "tokens", "grad_norm"])
 
 
-def test_two_processes_improve_a_model_as_one_device_does(sft, data_folder, tmp_path):
-    model = sft[1] / "model"
+def test_two_processes_improve_a_model_as_one_device_does(
+    released, data_folder, tmp_path
+):
+    # one that states numbers, so that some answers earn more than others
+    taught = ["--model", released, "--data", data_folder, *SFT, "--steps", "60"]
+    taught += ["--mixture", "progress", "--learning-rate", "1e-2"]
+    _finish(_start("sft-vlm", [*taught, "--out", tmp_path / "taught"]))
+    model = tmp_path / "taught/model"
     options = ["--model", model, "--data", data_folder, *GRPO]
     one, two = tmp_path / "one", tmp_path / "two"
     _finish(_start("rlvr-vlm", [*options, "--out", one]))
