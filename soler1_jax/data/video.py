@@ -199,8 +199,10 @@ def letterbox(frames: np.ndarray, size: int) -> np.ndarray:
     rows, columns = _coverage(height, new_height), _coverage(width, new_width)
     canvas = np.zeros((*frames.shape[:-3], size, size, 3), np.uint8)
     top, left = (size - new_height) // 2, (size - new_width) // 2
-    small = np.einsum("oh,...hwc->...owc", rows, frames.astype(np.float32))
-    small = np.einsum("pw,...owc->...opc", columns, small)
+    small = np.einsum(
+        "oh,...hwc->...owc", rows, frames.astype(np.float32), optimize=True
+    )
+    small = np.einsum("pw,...owc->...opc", columns, small, optimize=True)
     canvas[..., top : top + new_height, left : left + new_width, :] = np.rint(small)
     return canvas
 
