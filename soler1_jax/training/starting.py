@@ -1,6 +1,7 @@
 """What the tuning of a released model starts from, as the user names it."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -25,6 +26,7 @@ from soler1_jax.training.optimizer import OptimizerConfig
 from soler1_jax.training.packed import check_model
 from soler1_jax.training.tuning import MIXTURE, Learner
 
+# as TPU kernels cut sequences
 _BLOCK = 128
 MIXTURES = {"paper": MIXTURE, "progress": {"progress": 1.0}}
 
@@ -128,8 +130,7 @@ def question_shape(rows: int, *questions: Examples | None) -> RowShape:
     length = max(size.tokens for size in sizes)
     return RowShape(
         rows=rows,
-        # as TPU kernels cut it
-        length=-(-length // _BLOCK) * _BLOCK,
+        length=_up(length),
         pictures=1,
         patches=max(sum(size.patches) for size in sizes),
     )
@@ -170,14 +171,18 @@ def row_shape(
     """
     merged = config.vision.spatial_merge_size**2
     shares = [sum(s.patches) / merged / s.tokens for s in examples.sizes]
-    patches = int(-(-tokens * max(shares) // 1)) * merged
+    patches = math.ceil(tokens * max(shares)) * merged
     return RowShape(
         rows=rows,
         length=tokens,
         pictures=1,
-        patches=max(patches, merged),
+        patches=max(_up(patches), _BLOCK),
         shared=True,
     )
+
+
+def _up(count: int) -> int:
+    return -(-count // _BLOCK) * _BLOCK
 
 
 def mixture(name: str) -> Mapping[str, float]:

@@ -31,9 +31,13 @@ from soler1_jax.training.packed import PackedConfig
 TILE = PackedConfig(tile=40)
 
 
-def _problem(tie):
+# Patches enough for a kernel (`segment_attention.SHORT`), several pictures in a place.
+SHARED = dataclasses.replace(packed_cases.SHAPE, pictures=1, patches=160, shared=True)
+
+
+def _problem(tie, shape=packed_cases.SHAPE):
     config = packed_cases.config(tie=tie)
-    (batch,) = pack(packed_cases.records(config), config, packed_cases.SHAPE)
+    (batch,) = pack(packed_cases.records(config), config, shape)
     assert batch.segments.max(axis=1).max() > 1, "nothing is packed"
     return Functional(config), batch
 
@@ -63,9 +67,17 @@ def _one_by_one(functions, params):
     return jnp.sum(losses * weights[:, 1:]) / weights[:, 1:].sum()
 
 
-@pytest.mark.parametrize("tie", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_loss_and_gradients_equal_those_of_the_records_alone(tie):
-    functions, batch = _problem(tie)
+@pytest.mark.parametrize(
+    ("tie", "shape"),
+    [
+        (False, packed_cases.SHAPE),
+        (False, SHARED),
+        pytest.param(True, packed_cases.SHAPE, marks=pytest.mark.slow),
+    ],
+)
+def test_loss_and_gradients_equal_those_of_the_records_alone(tie, shape):
+    functions, batch = _problem(tie, shape)
+    assert not shape.shared or batch.patches.mask.max() > 1
     params = _initial(functions)
 
     def together(params):
