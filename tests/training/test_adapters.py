@@ -7,10 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import packed_cases
 import pytest
+import tiny_qwen
+import tpu_aot
 
 from soler1_jax.common import mesh as meshes
 from soler1_jax.common.errors import UserError
-from soler1_jax.data.packing import pack
+from soler1_jax.data.packing import RowShape, empty_rows, pack
 from soler1_jax.model.functional import Functional
 from soler1_jax.training import packed
 from soler1_jax.training import state as states
@@ -131,3 +133,43 @@ def test_a_choice_of_nothing_is_one_line(params):
         Trained(encoder=False).split(only_encoder)
     with pytest.raises(UserError, match="--lora-rank"):
         dataclasses.replace(LORA, lora_rank=-1)
+
+
+@pytest.mark.aot
+@pytest.mark.parametrize("trained", [LORA, Trained()], ids=["factors", "all"])
+def test_steps_on_shared_pictures_compile_for_a_pod(trained):
+    mesh = tpu_aot.mesh("v5p", (1, 4, 1), meshes.AXES)
+    config = trained.config(dataclasses.replace(tiny_qwen.config(), dtype="bfloat16"))
+    functions = Functional(config)
+    logical, shapes = functions.logical_axes(), functions.shapes()
+    optimizer = make_optimizer(
+        OptimizerConfig(), lambda _: 1e-4, trained.split(logical)[0]
+    )
+    ours, rest = trained.split(shapes)
+    state = jax.eval_shape(lambda p: states.create(p, optimizer, 0), ours)
+    placed = states.state_shardings(state, mesh, logical)
+    frozen = trained.split(meshes.shardings(logical, shapes, mesh))[1]
+    step = packed.make_step(
+        functions, optimizer, packed.PackedConfig(), mesh, placed, frozen
+    )
+    shape = RowShape(rows=4, length=256, pictures=1, patches=512, shared=True)
+    by_row = meshes.batch_sharding(mesh)
+
+    def described(tree, where, dtype=None):
+        where = jax.tree.map(lambda _: where, tree) if where is by_row else where
+        return jax.tree.map(
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, dtype or x.dtype, sharding=s),
+            tree,
+            where,
+        )
+
+    compiled = step.lower(
+        described(state, placed),
+        described(empty_rows(config, shape), by_row),
+        described(rest, frozen, jnp.bfloat16),
+    ).compile()
+    assert "flash_attention_key_gradients" in compiled.as_text()
+    arguments = compiled.memory_analysis().argument_size_in_bytes
+    weights = sum(x.size for x in jax.tree.leaves(shapes)) / mesh.size
+    # float32 with two moments, or bfloat16 and little else
+    assert arguments < (16 if trained == Trained() else 7) * weights + 6e6
