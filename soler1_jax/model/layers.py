@@ -4,6 +4,7 @@ Parameters are drawn in float32 and carry logical axis names (`Functional.logica
 activations have the configured dtype; norms are computed in float32.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -16,6 +17,22 @@ Axes = tuple[str | None, ...]
 def parameter(value: jax.Array, axes: Axes) -> nnx.Param:
     """Wraps an array as a parameter with logical axis names."""
     return nnx.Param(value, logical=axes)
+
+
+def _by_token(function: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
+    """Applies a function of the last axis, [n, a] to [n, b], to [..., a].
+
+    On one CPU device the other axes are joined first: XLA lays out gradients of three
+    axes so that what surrounds the products reads them crosswise. Forward and backward
+    of a gated feed-forward layer took 319 ms, and 244 ms joined; RMSNorm 15 and 2 ms
+    (2,048 tokens, 512 and 1,536 channels, one core).
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    apart = jax.default_backend() != "cpu" or not (mesh.empty or mesh.size == 1)
+    if x.ndim <= 2 or apart:
+        return function(x)
+    y = function(jax.lax.collapse(x, 0, x.ndim - 1))
+    return y.reshape(*x.shape[:-1], y.shape[-1])
 
 
 def _normal(rngs: nnx.Rngs, shape: tuple[int, ...], scale: float) -> jax.Array:
@@ -67,6 +84,9 @@ class Linear(nnx.Module):
 
     def __call__(self, x: jax.Array, dtype: jnp.dtype | None = None) -> jax.Array:
         """Maps [..., in] to [..., out] in `dtype`, by default x's."""
+        return _by_token(lambda x: self._map(x, dtype), x)
+
+    def _map(self, x: jax.Array, dtype: jnp.dtype | None) -> jax.Array:
         kernel = self.kernel[...].astype(x.dtype)
         if self.turned:
             kernel = kernel.T
@@ -144,6 +164,9 @@ class RMSNorm(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Normalises [..., size] in float32; returns x's dtype."""
+        return _by_token(self._norm, x)
+
+    def _norm(self, x: jax.Array) -> jax.Array:
         y = x.astype(jnp.float32)
         y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.eps)
         scale = self.scale[...]
@@ -163,6 +186,9 @@ class LayerNorm(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Normalises [..., size] in float32; returns x's dtype."""
+        return _by_token(self._norm, x)
+
+    def _norm(self, x: jax.Array) -> jax.Array:
         y = x.astype(jnp.float32)
         y = y - jnp.mean(y, axis=-1, keepdims=True)
         y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.eps)
