@@ -24,7 +24,7 @@ from soler1_jax.common import compile_cache
 
 compile_cache.enable()
 _HURRY = "--xla_backend_optimization_level=0"
-if jax.__version_info__ < (0, 11):
+if jax.__version_info__ < (0, 11, 1):
     # a flag that later versions do not know, and die of
     _HURRY += " --xla_cpu_use_fusion_emitters=false"
 os.environ.setdefault("XLA_FLAGS", _HURRY)
