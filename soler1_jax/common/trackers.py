@@ -6,6 +6,7 @@ TensorBoard always (`tensorboard --logdir RUN`), Weights & Biases if WANDB_PROJE
 
 import hashlib
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -54,16 +55,31 @@ class Trackers:
 
 
 class _TensorBoard:
+    """An event file, written at once: no thread that has to be ended."""
+
     def __init__(self, folder: Path, after: int | None) -> None:
         # Takes a third of a second, so not before there is something to write.
-        from tensorboardX import SummaryWriter
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto import event_pb2, summary_pb2
 
-        purge = None if after is None else after + 1
-        self._writer = SummaryWriter(str(folder), purge_step=purge, flush_secs=20)
+        self._event, self._summary = event_pb2.Event, summary_pb2.Summary
+        folder.mkdir(parents=True, exist_ok=True)
+        # Names hold whole seconds, in which a run may have continued.
+        self._file = EventsWriter(str(folder / "events"), f".{os.getpid()}")
+        if after is not None:
+            log = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+            self._write(step=after + 1, session_log=log)
 
     def log(self, step: int, numbers: Mapping[str, float]) -> None:
-        for name, value in numbers.items():
-            self._writer.add_scalar(name, value, step)
+        values = [
+            self._summary.Value(tag=name, simple_value=value)
+            for name, value in numbers.items()
+        ]
+        self._write(step=step, summary=self._summary(value=values))
+
+    def _write(self, **fields: Any) -> None:
+        self._file.write_event(self._event(wall_time=time.time(), **fields))
+        self._file.flush()
 
 
 class _WandB:

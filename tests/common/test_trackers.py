@@ -32,15 +32,10 @@ def _scalars(events):
     ]
 
 
-def _close(trackers):
-    trackers._writers[0]._writer.close()
-
-
 def test_numbers_reach_tensorboard(tmp_path):
     trackers = Trackers(tmp_path, {})
     trackers.log(3, {"step": 3, "stage": "sft", "loss": 0.5, "done": True, "name": "x"})
     trackers.log(4, {"step": 4, "loss": 0.25})
-    _close(trackers)
     found = _scalars(_events(tmp_path))
     assert (3, "sft/loss", 0.5) in found and (4, "loss", 0.25) in found
     assert not any("name" in tag or "done" in tag for _, tag, _ in found)
@@ -50,7 +45,6 @@ def test_a_continued_run_replaces_what_comes_after(tmp_path):
     trackers = Trackers(tmp_path, {})
     trackers.forget_after(7)
     trackers.log(8, {"loss": 1.0})
-    _close(trackers)
     starts = [e.step for e in _events(tmp_path) if e.HasField("session_log")]
     assert starts == [8]  # TensorBoard drops what earlier files have from here on
 
@@ -75,7 +69,6 @@ def test_wandb_gets_the_same_numbers(tmp_path, monkeypatch):
     again = Trackers(tmp_path, {"seed": 1})
     again.log(2, {"loss": 1.0})
     assert calls[2]["id"] == calls[0]["id"]
-    _close(trackers), _close(again)
 
 
 def test_wandb_that_is_missing_is_one_line(tmp_path, monkeypatch):
