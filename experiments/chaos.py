@@ -83,7 +83,7 @@ def main(args: Args) -> None:
 
 def commands(runs: Path) -> dict[str, list[str]]:
     """Name -> command without its folder; later ones use what earlier ones made."""
-    data, start = runs / "synth" / "whole", runs / "sft" / "whole" / "model"
+    data, model = runs / "synth" / "whole", runs / "sft" / "whole" / "model"
     synth = ["synth", "--episodes", "48", "--worlds", "8", "--seed", "5"]
     small = ["--data", data, "--episodes", "2", "--queries", "2", "--log-every", "1"]
     small += ["--save-every", "2"]
@@ -96,7 +96,7 @@ def commands(runs: Path) -> dict[str, list[str]]:
         "--progress-steps",
         "30",
     ]
-    rlvr = ["rlvr", *small, "--model", start, "--steps", "30", "--group", "4"]
+    rlvr = ["rlvr", *small, "--model", model, "--steps", "30", "--group", "4"]
     named = {"synth": synth, "sft": sft, "rlvr": rlvr}
     return {name: list(map(str, command)) for name, command in named.items()}
 

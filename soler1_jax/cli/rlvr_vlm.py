@@ -13,15 +13,13 @@ import dataclasses
 from pathlib import Path
 from typing import Any, Literal
 
+from soler1_jax.cli.tuning import MAY_CHANGE, TuningArgs
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Args:
+class Args(TuningArgs):
     """What `soler1 rlvr-vlm` does."""
 
-    model: Path
-    """Folder of a Qwen3-VL, e.g. OUT/model of `soler1 sft-vlm`."""
-    out: Path
-    """Run folder."""
     data: tuple[Path, ...]
     """Data sets of `soler1 synth`."""
     exam: tuple[Path, ...] = ()
@@ -60,42 +58,12 @@ class Args:
     """Leave out questions whose answers all earned the same."""
     mask_truncated: bool = False
     """Leave out answers that were cut at their length."""
-    views: Literal["external_and_wrist", "external", "wrist"] = "external_and_wrist"
-    """Cameras in the picture of a query."""
-    from_zero: bool = False
-    """Show neither the previous frame nor the progress stated at it."""
-    lora_rank: int = 0
-    """Train factors of this rank beside the decoder's kernels, and nothing else."""
-    lora_alpha: float = 16.0
-    """The factors' product counts lora_alpha / lora_rank."""
-    train_encoder: bool = True
-    """Train the picture encoder too, where there are no factors."""
     learning_rate: float = 1e-6
     """Peak of the cosine; the paper's."""
     warmup_steps: int = 10
     """Steps in which it rises."""
-    remat: bool = True
-    """Compute layers again in the backward pass, so that they need not be kept."""
-    dtype: Literal["float32", "bfloat16"] | None = None
-    """Of activations; float32 on a CPU, else bfloat16. Weights learn in float32."""
-    saved_dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    """Of the weights in OUT/model."""
     seed: int = 1
     """Of the order of questions, samples and factors."""
-    mesh: str | None = None
-    """Devices along data,fsdp,tensor, e.g. 1,8,1; by default all on fsdp."""
-    log_every: int = 1
-    """Steps between two lines of metrics.jsonl."""
-    save_every: int = 50
-    """Steps between two checkpoints."""
-    watch_every: int = 50
-    """Steps between two examinations."""
-    keep: int = 2
-    """Checkpoints that stay."""
-
-
-_MAY_CHANGE = ("log_every", "save_every", "watch_every", "exam", "exam_batches")
-_MAY_CHANGE += ("mesh", "remat", "keep", "saved_dtype")
 
 
 def run(args: Args) -> None:
@@ -109,7 +77,7 @@ def run(args: Args) -> None:
     mesh = starting.make_mesh(args.mesh)
     vlm = starting.load_qwen(args.model, mesh, args.dtype, args.remat, args.lora_rank)
     asking = starting.asking(vlm, args.views, args.from_zero)
-    place = tuned.place(args, "rlvr-vlm", _MAY_CHANGE, mesh)
+    place = tuned.place(args, "rlvr-vlm", MAY_CHANGE, mesh)
     questions = starting.questions(vlm, asking, args.data)
     exam = starting.questions(vlm, asking, args.exam) if args.exam else None
     shape = starting.question_shape(args.prompts, questions, exam)
@@ -129,7 +97,7 @@ def run(args: Args) -> None:
 
 def _settings(args: Args) -> Any:
     from soler1_jax.data.row_room import RowShape
-    from soler1_jax.training import grpo, loop, refining, rewards
+    from soler1_jax.training import grpo, refining, rewards
 
     return refining.Settings(
         steps=args.steps,
@@ -154,11 +122,7 @@ def _settings(args: Args) -> Any:
             learning_rate=args.learning_rate,
             warmup_steps=args.warmup_steps,
         ),
-        loop=loop.LoopConfig(
-            log_every=args.log_every,
-            save_every=args.save_every,
-            watch_every=args.watch_every,
-        ),
+        loop=args.intervals(),
         exam_batches=args.exam_batches,
         seed=args.seed,
     )

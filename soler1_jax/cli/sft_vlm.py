@@ -11,17 +11,15 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
+
+from soler1_jax.cli.tuning import MAY_CHANGE, TuningArgs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Args:
+class Args(TuningArgs):
     """What `soler1 sft-vlm` does."""
 
-    model: Path
-    """Folder of a Qwen3-VL, as released or converted (`soler1 convert`)."""
-    out: Path
-    """Run folder."""
     data: tuple[Path, ...] = ()
     """Data sets of `soler1 synth`."""
     chats: tuple[Path, ...] = ()
@@ -40,44 +38,14 @@ class Args:
     """Parts of a batch whose gradients are summed one after another."""
     mixture: str = "paper"
     """Sources: paper, progress, or weights such as progress=8,spatial=2,chat=1."""
-    views: Literal["external_and_wrist", "external", "wrist"] = "external_and_wrist"
-    """Cameras in the picture of a progress query."""
-    from_zero: bool = False
-    """Show neither the previous frame nor the progress stated at it."""
-    lora_rank: int = 0
-    """Train factors of this rank beside the decoder's kernels, and nothing else."""
-    lora_alpha: float = 16.0
-    """The factors' product counts lora_alpha / lora_rank."""
-    train_encoder: bool = True
-    """Train the picture encoder too, where there are no factors."""
     learning_rate: float = 1e-5
     """Peak of the cosine; the paper's. Factors want about ten times as much."""
     warmup_steps: int = 100
     """Steps in which it rises."""
     weight_decay: float = 0.01
     """Of matrices."""
-    remat: bool = True
-    """Compute layers again in the backward pass, so that they need not be kept."""
-    dtype: Literal["float32", "bfloat16"] | None = None
-    """Of activations; float32 on a CPU, else bfloat16. Weights learn in float32."""
-    saved_dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    """Of the weights in OUT/model."""
     seed: int = 0
     """Of the order of examples and of factors."""
-    mesh: str | None = None
-    """Devices along data,fsdp,tensor, e.g. 1,8,1; by default all on fsdp."""
-    log_every: int = 1
-    """Steps between two lines of metrics.jsonl."""
-    save_every: int = 200
-    """Steps between two checkpoints."""
-    watch_every: int = 200
-    """Steps between two examinations."""
-    keep: int = 2
-    """Checkpoints that stay."""
-
-
-_MAY_CHANGE = ("log_every", "save_every", "watch_every", "exam", "exam_batches")
-_MAY_CHANGE += ("mesh", "microbatches", "remat", "keep", "saved_dtype")
 
 
 def run(args: Args) -> None:
@@ -91,7 +59,7 @@ def run(args: Args) -> None:
     mesh = starting.make_mesh(args.mesh)
     vlm = starting.load_qwen(args.model, mesh, args.dtype, args.remat, args.lora_rank)
     asking = starting.asking(vlm, args.views, args.from_zero)
-    place = tuned.place(args, "sft-vlm", _MAY_CHANGE, mesh)
+    place = tuned.place(args, "sft-vlm", MAY_CHANGE, mesh)
     examples = starting.examples(vlm, asking, args.data, args.chats)
     exam = starting.examples(vlm, asking, args.exam) if args.exam else None
     shape = starting.row_shape(vlm.config, args.rows, args.tokens, examples)
@@ -103,12 +71,12 @@ def run(args: Args) -> None:
 
 def _settings(args: Args) -> Any:
     from soler1_jax.data.row_room import RowShape
-    from soler1_jax.training import loop, packed, starting, tuning
+    from soler1_jax.training import curriculum, packed, tuning
 
     return tuning.Settings(
         steps=args.steps,
         shape=RowShape(rows=args.rows, length=args.tokens, pictures=1, patches=4),
-        mixture=starting.mixture(args.mixture),
+        mixture=curriculum.parse_mixture(args.mixture, tuning.MIXTURES, ()),
         packed=packed.PackedConfig(microbatches=args.microbatches),
         optimizer=dataclasses.replace(
             tuning.OPTIMIZER,
@@ -116,11 +84,7 @@ def _settings(args: Args) -> Any:
             warmup_steps=args.warmup_steps,
             weight_decay=args.weight_decay,
         ),
-        loop=loop.LoopConfig(
-            log_every=args.log_every,
-            save_every=args.save_every,
-            watch_every=args.watch_every,
-        ),
+        loop=args.intervals(),
         exam_batches=args.exam_batches,
         seed=args.seed,
     )

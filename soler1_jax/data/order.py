@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from soler1_jax.common.errors import UserError
-from soler1_jax.data.row_room import Room, RowShape, Size, check_fits
+from soler1_jax.data.row_room import Room, RowShape, Size, check_all_fit
 
 _BLOCK = 1024
 
@@ -88,8 +88,7 @@ class Plan:
     """
 
     def __init__(self, sizes: Sequence[Size], order: Order, shape: RowShape) -> None:
-        for number, size in enumerate(dict.fromkeys(sizes)):
-            check_fits(size, shape, f"example {number}")
+        check_all_fit(sizes, shape, "example")
         self._sizes, self._order, self._shape = sizes, order, shape
         self._starts = [0]  # position of each batch's first example
         self._last: tuple[int, list[list[int]]] = (-1, [])

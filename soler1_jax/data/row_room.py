@@ -4,6 +4,7 @@ Letters as in data/packing.py.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -99,6 +100,15 @@ class Room:
             places.append(Place(at, int(used[at]), int(numbers[at])))
             used[at] += patches
         return places
+
+
+def check_all_fit(sizes: Sequence[Size], shape: RowShape, record: str) -> None:
+    """`check_fits` of many records, called `record` and their number."""
+    first: dict[Size, int] = {}
+    for number, size in enumerate(sizes):
+        first.setdefault(size, number)
+    for size, number in first.items():
+        check_fits(size, shape, f"{record} {number}")
 
 
 def check_fits(size: Size, shape: RowShape, record: str) -> None:

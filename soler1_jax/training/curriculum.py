@@ -6,7 +6,7 @@ model learns to see, and once more over the two stages in which it is asked.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from soler1_jax.common.errors import UserError, nearest_hint, require_non_negative
@@ -98,21 +98,30 @@ class CurriculumConfig:
         )
 
 
-def parse_mixture(mixture: str) -> dict[str, float]:
+def parse_mixture(
+    mixture: str,
+    named: Mapping[str, Mapping[str, float]] = MIXTURES,
+    sources: Collection[str] = SOURCES,
+) -> Mapping[str, float]:
     """A mixture from its name, or from weights such as "progress=8,spatial=2".
+
+    Args:
+      mixture: what the user wrote.
+      named: mixtures that have a name.
+      sources: what can be weighed; anything if empty.
 
     Raises:
       UserError: neither of them.
     """
-    if mixture in MIXTURES:
-        return MIXTURES[mixture]
-    weights = dict.fromkeys(SOURCES, 0.0)
+    if mixture in named:
+        return named[mixture]
+    weights = dict.fromkeys(sources, 0.0)
     for part in mixture.split(","):
         name, _, weight = part.partition("=")
-        if name.strip() not in SOURCES:
+        if name.strip() not in sources if sources else not weight:
             raise UserError(
                 f"a mixture is a name or source=weight pairs; got {mixture!r}"
-                + nearest_hint(name, [*MIXTURES, *SOURCES])
+                + nearest_hint(name, [*named, *sources])
             )
         try:
             weights[name.strip()] = float(weight)

@@ -229,12 +229,7 @@ def make_update(
       UserError: the model does not suit, or `config.kl` and `reference` do not agree.
     """
     packed.check_model(functions.config)
-    if (config.kl > 0) != reference:
-        raise UserError(
-            "a divergence is from frozen parameters; got --kl "
-            f"{config.kl} {'without' if config.kl else 'and'} a reference; give both "
-            "or neither"
-        )
+    _check_reference(config, reference)
     head = Head(temperature=config.temperature, tile=tile, mesh=mesh)
 
     def logprobs_of(
@@ -307,6 +302,15 @@ def _objective(
         **mismatch.measure(old, sampled, chosen),
         **measures,
     }
+
+
+def _check_reference(config: GrpoConfig, reference: bool) -> None:
+    if (config.kl > 0) != reference:
+        raise UserError(
+            "a divergence is from frozen parameters; got --kl "
+            f"{config.kl} {'without' if config.kl else 'and'} a reference; give both "
+            "or neither"
+        )
 
 
 def _check_length(length: int) -> None:

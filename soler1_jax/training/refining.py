@@ -23,7 +23,7 @@ from soler1_jax.data import text
 from soler1_jax.data.batches import claim_indices, claims_of
 from soler1_jax.data.order import Order
 from soler1_jax.data.packing import PackedRows
-from soler1_jax.data.row_room import RowShape, check_fits
+from soler1_jax.data.row_room import RowShape, check_all_fit
 from soler1_jax.sampling.methods import GREEDY
 from soler1_jax.tokenizers.wording import Wording
 from soler1_jax.training import feed, grouped, loop, rewards
@@ -100,6 +100,7 @@ def canonical(reply: str, wording: Wording) -> str:
     form = r"\s*{}(.*?){}\s*{}(.*?){}\s*".format(*tags)
     match = re.fullmatch(form, reply, re.DOTALL)
     if match is None:
+        # Our own tags are not the checkpoint's, and must not be read as if they were.
         return reply.replace(text.ANSWER, "")
     thought, answer = match.groups()
     number = re.fullmatch(r"\s*([+-]?\d+(?:\.\d+)?)\s*%?\s*", answer)
@@ -158,8 +159,7 @@ def question_reader(
       UserError: a question does not fit a row.
     """
     shape = settings.shape
-    for number, size in enumerate(dict.fromkeys(examples.sizes)):
-        check_fits(size, shape, f"question {number}")
+    check_all_fit(examples.sizes, shape, "question")
     order = Order(examples.sources, {"progress": 1.0}, settings.seed)
     plan = _OneARow(order, shape.rows)
     rows = reader(examples, plan, shape, learner.config, mesh)

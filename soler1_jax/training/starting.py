@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -10,7 +10,7 @@ import jax
 from jax.sharding import Mesh
 
 from soler1_jax.common import mesh as meshes
-from soler1_jax.common.errors import UserError, nearest_hint, require_positive
+from soler1_jax.common.errors import UserError, require_positive
 from soler1_jax.data.row_room import RowShape
 from soler1_jax.data.source import open_source
 from soler1_jax.model.config import ModelConfig
@@ -24,11 +24,10 @@ from soler1_jax.training.conversations import Asking, Chats, Recorded
 from soler1_jax.training.examples import Examples
 from soler1_jax.training.optimizer import OptimizerConfig
 from soler1_jax.training.packed import check_model
-from soler1_jax.training.tuning import MIXTURE, Learner
+from soler1_jax.training.tuning import Learner
 
 # as TPU kernels cut sequences
 _BLOCK = 128
-MIXTURES = {"paper": MIXTURE, "progress": {"progress": 1.0}}
 
 
 def make_mesh(shape: str | None) -> Mesh:
@@ -183,26 +182,3 @@ def row_shape(
 
 def _up(count: int) -> int:
     return -(-count // _BLOCK) * _BLOCK
-
-
-def mixture(name: str) -> Mapping[str, float]:
-    """Weights of sources from a name, or from pairs such as "progress=8,chat=2".
-
-    Raises:
-      UserError: neither of them.
-    """
-    if name in MIXTURES:
-        return MIXTURES[name]
-    weights = {}
-    for part in name.split(","):
-        source, equals, weight = part.partition("=")
-        try:
-            weights[source.strip()] = float(weight)
-        except ValueError:
-            equals = ""
-        if not equals or not source.strip():
-            raise UserError(
-                f"a mixture is a name or source=weight pairs; got {name!r}"
-                + (nearest_hint(name, MIXTURES) or "; write e.g. progress=8,chat=2")
-            )
-    return weights

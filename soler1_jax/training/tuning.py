@@ -16,7 +16,7 @@ from soler1_jax.data.row_room import RowShape
 from soler1_jax.model.config import ModelConfig
 from soler1_jax.model.functional import Functional, Params
 from soler1_jax.reward.pretrained import PretrainedVLM
-from soler1_jax.training import feed, loop, packed
+from soler1_jax.training import curriculum, feed, loop, packed
 from soler1_jax.training import state as states
 from soler1_jax.training.adapters import Trained, join, with_factors
 from soler1_jax.training.examples import Examples
@@ -31,9 +31,11 @@ from soler1_jax.training.packed import PackedConfig
 from soler1_jax.training.state import TrainState
 from soler1_jax.training.supervise import Place
 
-# The paper balances 40 % foundational, 30 % embodied and 30 % progress reasoning
-# (section 5); our foundational questions are spatial, our embodied ones temporal.
-MIXTURE = {"spatial": 0.4, "temporal": 0.3, "progress": 0.3, "chat": 0.3}
+# Conversations of a file, which name no source of their own, count as a third kind.
+MIXTURES = {
+    "paper": {**curriculum.MIXTURES["paper"], "chat": 0.3},
+    "progress": curriculum.MIXTURES["progress"],
+}
 # What the paper states of its schedule; the rest is usual for models of this size.
 OPTIMIZER = OptimizerConfig(learning_rate=1e-5, warmup_steps=100, b2=0.95)
 
@@ -55,7 +57,9 @@ class Settings:
 
     steps: int
     shape: RowShape
-    mixture: Mapping[str, float] = dataclasses.field(default_factory=lambda: MIXTURE)
+    mixture: Mapping[str, float] = dataclasses.field(
+        default_factory=lambda: MIXTURES["paper"]
+    )
     packed: PackedConfig = PackedConfig()
     optimizer: OptimizerConfig = OPTIMIZER
     loop: LoopConfig = LoopConfig()
@@ -99,7 +103,6 @@ class Learner:
     ) -> None:
         self.config = trained.config(vlm.config)
         self.functions = Functional(self.config)
-        self.trained, self.mesh = trained, mesh
         logical = self.functions.logical_axes()
         axes, _ = trained.split(logical)
         rate = schedule(settings, steps)

@@ -87,6 +87,8 @@ def test_an_example_that_fits_no_row_is_one_line():
     order = Order(["x"], {"x": 1.0}, 0)
     with pytest.raises(UserError, match="holds 16 tokens; example 0 has 17"):
         Plan([Size(17, ())], order, shape)
+    with pytest.raises(UserError, match="example 2 has 17"):
+        Plan([Size(4, ()), Size(4, ()), Size(17, ())], order, shape)
     with pytest.raises(UserError, match="holds 8 patches of a picture"):
         Plan([Size(4, (12,))], order, shape)
     with pytest.raises(UserError, match="holds 8 patches; the pictures"):

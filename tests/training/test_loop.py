@@ -1,6 +1,8 @@
 """The loop: order, logs, continuation, and what happens at a bad batch."""
 
 import json
+import os
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +10,7 @@ import numpy as np
 import pytest
 
 from soler1_jax.checkpoints.manager import CheckpointStore
-from soler1_jax.common.errors import UserError
+from soler1_jax.common.errors import Terminated, UserError
 from soler1_jax.common.mesh import make_mesh
 from soler1_jax.common.run import Run
 from soler1_jax.training import loop, optimizer, state
@@ -92,6 +94,21 @@ def test_a_finished_run_is_not_run_again(whole):
         raise AssertionError
 
     _train(whole[0], watch=watch, die_at=0)
+
+
+def test_a_run_that_is_told_to_end_saves_and_continues(whole, tmp_path):
+    def watch(name, step, current):
+        if step == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return {}
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Terminated, match="after step 7 is saved"):
+        _train(tmp_path, watch)
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert max(CheckpointStore(tmp_path / "checkpoints").steps()) == 7
+    final, _ = _train(tmp_path)
+    np.testing.assert_array_equal(final.params["w"], whole[1].params["w"])
 
 
 def test_a_bad_batch_stops_the_run_and_keeps_the_state_before_it(whole, tmp_path):
