@@ -17,6 +17,7 @@ from typing import Any, Literal
 _REPEATS = 5
 _RENDER_COLUMNS = {
     "renderer": "renderer",
+    "worlds": "worlds",
     "size": "pixels",
     "shadows": "shadows",
     "frames_per_second": "frames/s",
@@ -69,8 +70,8 @@ class Render:
 
     out: Path
     """Run folder; result.json is written there."""
-    worlds: int = 128
-    """Scenes drawn at once."""
+    worlds: tuple[int, ...] = (128,)
+    """Scenes drawn at once; each number is timed."""
     sizes: tuple[int, ...] = (32, 64)
     """Sides of the pictures in pixels."""
     warp: bool = True
@@ -207,7 +208,8 @@ def run(args: Args) -> None:
     elif isinstance(args, Render):
         from soler1_jax.cli import bench_render as bench
 
-        require_positive("worlds", args.worlds)
+        for count in args.worlds:
+            require_positive("worlds", count)
         for size in args.sizes:
             require_positive("a picture's side", size)
         command, columns = "bench render", _RENDER_COLUMNS

@@ -51,19 +51,23 @@ def require_warp() -> None:
 
 
 def measure(
-    worlds: int, sizes: tuple[int, ...], warp: bool, repeats: int, seed: int
+    worlds: tuple[int, ...],
+    sizes: tuple[int, ...],
+    warp: bool,
+    repeats: int,
+    seed: int,
 ) -> Iterator[dict[str, Any]]:
-    """Yield one row a renderer and size.
+    """Yield one row a renderer, number of worlds and size.
 
     Args:
-      worlds: B.
+      worlds: numbers B, each timed apart.
       sizes: sides in pixels.
       warp: whether to time mujoco.mjx.render.
       repeats: timed calls.
       seed: of the scenes.
 
     Yields:
-      `renderer`, `size`, `shadows`, `frames_per_second`, `first_call_seconds`, and for
+      `renderer`, `worlds`, `size`, `shadows`, `frames_per_second`, `first_call_seconds`, and for
       the rows after Warp's `times_warp`.
 
     Raises:
@@ -72,16 +76,17 @@ def measure(
     if warp:
         require_warp()
     env = Tabletop(TabletopConfig(views=()))
-    chosen = np.linspace(0, len(tasks.TASKS) - 1, worlds).astype(np.int32)
-    keys = jax.random.split(jax.random.key(seed), worlds)
-    states = jax.jit(jax.vmap(env.reset_task))(keys, jnp.asarray(chosen))
-    for size in sizes:
-        calls = {}
-        if warp:
-            calls[_WARP, True] = _warp_call(states, size)
-        for shadows in (True, False):
-            calls["soler1_jax", shadows] = _our_call(env, states, size, shadows)
-        yield from _rows(calls, size, worlds, repeats)
+    for count in worlds:
+        chosen = np.linspace(0, len(tasks.TASKS) - 1, count).astype(np.int32)
+        keys = jax.random.split(jax.random.key(seed), count)
+        states = jax.jit(jax.vmap(env.reset_task))(keys, jnp.asarray(chosen))
+        for size in sizes:
+            calls = {}
+            if warp:
+                calls[_WARP, True] = _warp_call(states, size)
+            for shadows in (True, False):
+                calls["soler1_jax", shadows] = _our_call(env, states, size, shadows)
+            yield from _rows(calls, size, count, repeats)
 
 
 def _rows(

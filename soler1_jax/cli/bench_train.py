@@ -102,7 +102,8 @@ def measure(
     sides, count = _sides(config, inputs, answer_tokens, rows, remat, peer, seed)
     tokens = rows * records * record_tokens
     frames = inputs["image_grid_thw"].prod(axis=1)
-    flop = training_flop(config, rows * records, record_tokens, frames)
+    read = rows * records * answer_tokens
+    flop = training_flop(config, rows * records, record_tokens, frames, read)
     # A CPU is as fast with smaller matrices, and done in seconds instead of minutes.
     side = {"side": 2048} if jax.default_backend() == "cpu" else {}
     ceiling = bench_ceilings.matmul_ceiling(dtype, **side)

@@ -3,6 +3,7 @@
 Mesh axes: `data` (batch), `fsdp` (batch and parameters), `tensor` (heads, hidden).
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -56,6 +57,21 @@ def mesh_of(devices: Sequence[jax.Device], shape: Sequence[int]) -> Mesh:
             f"device count {len(devices)}; got {shape}; change --mesh"
         )
     return Mesh(np.asarray(devices).reshape(shape), AXES)
+
+
+def writing_mesh(mesh: Mesh, heads: int) -> Mesh:
+    """Returns a mesh over the same devices for writing text.
+
+    A token reads all weights and does little with them. Spread over `fsdp` they would be
+    summed over it at every token, and whole on every device they would be read as often;
+    over `tensor` each device reads its part.
+
+    Args:
+      mesh: for learning.
+      heads: key-value heads, which `tensor` divides.
+    """
+    tensor = math.gcd(mesh.size, heads)
+    return Mesh(mesh.devices.reshape(-1, 1, tensor), AXES)
 
 
 def partition_spec(

@@ -31,6 +31,21 @@ class LayerCache(NamedTuple):
     keys: jax.Array  # [B, g, d, C]
     values: jax.Array  # [B, g, C, d]
 
+    @staticmethod
+    def lay(keys: jax.Array, values: jax.Array) -> "LayerCache":
+        """Makes one of [B, C, g, d]."""
+        return LayerCache(jnp.moveaxis(keys, 1, -1), jnp.swapaxes(values, 1, 2))
+
+    def write(
+        self, key: jax.Array, value: jax.Array, index: jax.Array | int
+    ) -> "LayerCache":
+        """Puts those of T tokens, [B, T, g, d], into the places from `index` on."""
+        new, update = self.lay(key, value), jax.lax.dynamic_update_slice_in_dim
+        return LayerCache(
+            update(self.keys, new.keys, index, axis=3),
+            update(self.values, new.values, index, axis=2),
+        )
+
 
 def on_cpu(implementation: str | None) -> bool:
     """Whether to lay out for a CPU what must be known while tracing.

@@ -14,6 +14,7 @@ from soler1_jax.model.layers import Linear, Lora, RMSNorm
 from soler1_jax.model.rope import rotate
 from soler1_jax.model.segment_attention import attend_segments
 from soler1_jax.model.shared_attention import SharedPrompt, attend_shared
+from soler1_jax.model.split_cache import SplitCache, attend_split
 
 
 class VisionAttention(nnx.Module):
@@ -95,21 +96,22 @@ class TextAttention(nnx.Module):
         x: jax.Array,
         angles: jax.Array,
         mask: jax.Array | None,
-        cache: LayerCache | None = None,
+        cache: LayerCache | SplitCache | None = None,
         index: jax.Array | int = 0,
         segments: jax.Array | None = None,
         shared: SharedPrompt | None = None,
-    ) -> tuple[jax.Array, LayerCache]:
+    ) -> tuple[jax.Array, LayerCache | SplitCache]:
         """Attends over x itself, or over a cache into which x is written first.
 
         Args:
           x: [B, T, D].
           angles: float32 [B, T, d/2].
-          mask: bool [B, T, C], or None with `segments` or `shared`; C is T without a
-            cache, else the cache's capacity. It is causal without a cache if
+          mask: bool [B, T, C], or None with `segments`, `shared` or a split cache; C is
+            T without a cache, else the cache's capacity. It is causal without a cache if
             `prefix_attention` is.
-          cache: keys and values so far.
-          index: where in the cache x goes.
+          cache: keys and values so far; of a split one, T is 1.
+          index: where in the cache x goes; in a split one, where among what is written,
+            of which it sees all that is not later.
           segments: int32 [B, T] instead of a mask, without a cache: tokens see those of
             their own segment that are not later; 0 is padding.
           shared: how a prompt and its completions lie in a row, instead of a mask,
@@ -130,7 +132,13 @@ class TextAttention(nnx.Module):
             "divisor": config.query_pre_attn_scalar,
             "cap": config.attn_logit_softcapping,
         }
-        laid = jnp.moveaxis(key, 1, -1), jnp.swapaxes(value, 1, 2)
+        if isinstance(cache, SplitCache):
+            cache = cache._replace(own=cache.own.write(key, value, index))
+            out = attend_split(
+                query, cache, index + 1, implementation=self.implementation, **rule
+            )
+            return self.o_proj(out.reshape(batch, length, -1)), cache
+        laid = LayerCache.lay(key, value)
         if shared is not None:
             out = attend_shared(
                 query,
@@ -140,7 +148,7 @@ class TextAttention(nnx.Module):
                 implementation=self.implementation,
                 **rule,
             )
-            return self.o_proj(out.reshape(batch, length, -1)), LayerCache(*laid)
+            return self.o_proj(out.reshape(batch, length, -1)), laid
         if segments is not None:
             out = attend_segments(
                 query,
@@ -151,20 +159,15 @@ class TextAttention(nnx.Module):
                 implementation=self.implementation,
                 **rule,
             )
-            return self.o_proj(out.reshape(batch, length, -1)), LayerCache(*laid)
-        key, value = laid
+            return self.o_proj(out.reshape(batch, length, -1)), laid
         if cache is not None:
-            key = jax.lax.dynamic_update_slice_in_dim(cache.keys, key, index, axis=3)
-            value = jax.lax.dynamic_update_slice_in_dim(
-                cache.values, value, index, axis=2
-            )
+            laid = cache.write(key, value, index)
         out = attend(
             query,
-            key,
-            value,
+            *laid,
             mask,
             causal=cache is None and config.prefix_attention == "causal",
             blocks=on_cpu(self.implementation),
             **rule,
         )
-        return self.o_proj(out.reshape(batch, length, -1)), LayerCache(key, value)
+        return self.o_proj(out.reshape(batch, length, -1)), laid

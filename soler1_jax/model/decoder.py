@@ -18,6 +18,7 @@ from soler1_jax.model.config import TextConfig
 from soler1_jax.model.layers import GatedMLP, RMSNorm
 from soler1_jax.model.rope import mrope_angles, plain_section
 from soler1_jax.model.shared_attention import SharedPrompt
+from soler1_jax.model.split_cache import SplitCache
 from soler1_jax.model.stack import LayerStack
 
 
@@ -51,11 +52,11 @@ class DecoderLayer(nnx.Module):
         x: jax.Array,
         angles: jax.Array,
         mask: jax.Array | None,
-        cache: LayerCache | None,
+        cache: LayerCache | SplitCache | None,
         index: jax.Array | int,
         segments: jax.Array | None = None,
         shared: SharedPrompt | None = None,
-    ) -> tuple[jax.Array, LayerCache]:
+    ) -> tuple[jax.Array, LayerCache | SplitCache]:
         """Maps [B, T, D]; see `TextAttention` for the other arguments."""
         y, cache = self.self_attn(
             self.input_layernorm(x), angles, mask, cache, index, segments, shared
@@ -102,11 +103,11 @@ class Decoder(nnx.Module):
         Args:
           x: [B, T, D].
           positions: int32 [B, 3, T].
-          mask: bool [B, T, C], or None with `segments` or `shared`; C is T, or the
-            cache's capacity.
+          mask: bool [B, T, C], or None with `segments`, `shared` or a split cache; C is
+            T, or the cache's capacity.
           deepstack: [B, Ls, T', D] with T' <= T; level i is added after layer i to the
             first T' tokens; zero where a token is no picture.
-          cache: what an earlier call returned, grown by `grow`.
+          cache: what an earlier call returned, or `cache.begin` made of it.
           index: where in the cache x goes.
           near: bool [B, T, C], `mask` within the sliding window; needed only by models
             with sliding layers.
@@ -115,8 +116,8 @@ class Decoder(nnx.Module):
           shared: a row's layout instead of a mask, likewise.
 
         Returns:
-          Normed [B, T, D], and the cache: one `LayerCache` a layer (a tuple, or stacked
-          when the layers are scanned).
+          Normed [B, T, D], and the cache: one `LayerCache` or `SplitCache` a layer (a
+          tuple, or stacked when the layers are scanned).
         """
         config = self.config
         section = config.mrope_section or plain_section(config.head_dim)
@@ -124,7 +125,7 @@ class Decoder(nnx.Module):
 
         def apply(
             layer: DecoderLayer, x: jax.Array, kept: Any, i: jax.Array | int
-        ) -> tuple[jax.Array, LayerCache]:
+        ) -> tuple[jax.Array, LayerCache | SplitCache]:
             seen = self._seen(mask, near, i)
             x, kept = layer(x, angles, seen, kept, index, segments, shared)
             return add_level(x, deepstack, i), kept
@@ -164,27 +165,3 @@ def add_level(
             index < levels, deepstack[:, jnp.minimum(index, levels - 1)], 0
         )
     return x.at[:, :length].add(level.astype(x.dtype))
-
-
-def grow(cache: Any, capacity: int) -> tuple[LayerCache, ...]:
-    """Pads the places of all keys and values to a capacity, and takes layers apart.
-
-    So each layer's are updated in place: a scan would copy all of a stacked cache for
-    every token.
-
-    Args:
-      cache: one `LayerCache` a layer, in a tuple or stacked.
-      capacity: C.
-    """
-    if isinstance(cache, LayerCache):
-        cache = zip(*cache, strict=True)
-    return tuple(_grow_layer(LayerCache(*layer), capacity) for layer in cache)
-
-
-def _grow_layer(cache: LayerCache, capacity: int) -> LayerCache:
-    def pad(a: jax.Array, axis: int) -> jax.Array:
-        widths = [(0, 0)] * a.ndim
-        widths[axis] = (0, capacity - a.shape[axis])
-        return jnp.pad(a, widths)
-
-    return LayerCache(pad(cache.keys, -1), pad(cache.values, -2))

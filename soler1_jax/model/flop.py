@@ -47,7 +47,11 @@ def prefill_flop(
 
 
 def training_flop(
-    config: ModelConfig, records: int, length: int, frames: np.ndarray
+    config: ModelConfig,
+    records: int,
+    length: int,
+    frames: np.ndarray,
+    read: int | None = None,
 ) -> float:
     """Count the multiplications and additions of matrix products of a training step.
 
@@ -56,14 +60,17 @@ def training_flop(
       records: that do not see each other.
       length: tokens of a record, padding not counted.
       frames: int [N], patches of each picture.
+      read: tokens of all records that predict one that counts; None for all.
 
     Returns:
-      FLOP: three times those of the forward pass, every token predicting the next. What
-      is computed again in the backward pass does not count.
+      FLOP: three times those of the forward pass. What is computed again in the backward
+      pass does not count.
     """
     words = config.text.vocab_size * config.text.hidden_size
-    others = 2 * records * (length - 1) * words
-    return 3 * (prefill_flop(config, records, length, frames) + others)
+    # One a record is in the prefill.
+    others = (records * length if read is None else read) - records
+    whole = prefill_flop(config, records, length, frames) + 2 * others * words
+    return 3 * whole
 
 
 def decode_flop(config: ModelConfig, batch: int, prompt: int, new: int) -> float:

@@ -12,9 +12,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from soler1_jax.common.errors import UserError
+from soler1_jax.model.cache import Cache
 from soler1_jax.model.config import ModelConfig
 from soler1_jax.model.grounding import DenseLogits, Grounded
-from soler1_jax.model.outputs import Cache, Outputs, Step
+from soler1_jax.model.outputs import Outputs, Step
 from soler1_jax.model.patches import Patches
 from soler1_jax.model.prefix import Prefix
 from soler1_jax.model.prompt import Prompt
@@ -100,10 +101,10 @@ class Functional:
         return self.module(params).logits(prefix, ids, mask)
 
     def prefill(
-        self, params: Params, prefix: Prefix, capacity: int
+        self, params: Params, prefix: Prefix, capacity: int, group: int = 1
     ) -> tuple[Cache, Step, jax.Array]:
         """See `VLM.prefill`."""
-        return self.module(params).prefill(prefix, capacity)
+        return self.module(params).prefill(prefix, capacity, group)
 
     def decode_step(
         self, params: Params, cache: Cache, token: jax.Array

@@ -1,9 +1,9 @@
-"""What the model gives, and what it carries while it writes.
+"""What the model gives.
 
-Letters: B queries, S generated tokens, V token ids, C places of the cache.
+Letters: B queries, S generated tokens, V token ids.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
@@ -21,18 +21,3 @@ class Step(NamedTuple):
 
     logits: jax.Array  # [B, V]
     value_logits: jax.Array  # [B, bins]
-
-
-class Cache(NamedTuple):
-    """What generation carries from token to token."""
-
-    layers: Any  # one LayerCache a layer
-    valid: jax.Array  # bool [B, C], places that may be looked at
-    index: jax.Array  # int32 [], place of the next token, the same for all sequences
-    position: jax.Array  # int32 [B], rotary position of the next token
-    # Of every place; None unless there are sliding layers.
-    positions: jax.Array | None = None  # int32 [B, C]
-    # Weights of scanned layers one by one, a second copy; None on TPUs, whose programs
-    # slice the stacked ones within the products. CPUs and GPUs would copy them out at
-    # every token: an H100 spent 43 % of its time so (Qwen3-VL-2B, 8 sequences).
-    apart: Any = None

@@ -81,7 +81,7 @@ def attend_segments(
             implementation=implementation_for_mesh(implementation),
         )
 
-    return over_mesh(run, query, key, value, *(() if segments is None else (segments,)))
+    return over_mesh(run, (query, key, value), () if segments is None else (segments,))
 
 
 def implementation_for_mesh(implementation: str | None) -> str | None:
@@ -92,33 +92,31 @@ def implementation_for_mesh(implementation: str | None) -> str | None:
 
 def over_mesh(
     run: Callable[..., jax.Array],
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
-    *rows: jax.Array,
+    heads: tuple[jax.Array, ...],
+    rows: tuple[jax.Array, ...] = (),
 ) -> jax.Array:
     """Runs a kernel on each device's rows and heads.
 
     Args:
-      run: of the arrays that follow; returns what has query's shape.
-      query: [B, T, h, d].
-      key, value: [B, T, g, d].
+      run: of the arrays that follow; returns what has the first one's shape.
+      heads: queries [B, T, h, d], then keys and values, of any length and g heads.
       rows: arrays that lead with B and are not split otherwise.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1 or mesh.manual_axes:
         # One device, or already within a `shard_map`.
-        return run(query, key, value, *rows)
+        return run(*heads, *rows)
     # Heads are split only if those of keys can be, which then are groups' own.
-    spec = partition_spec(("batch", None, "kv_heads", None), key.shape, mesh)
+    spec = partition_spec(("batch", None, "kv_heads", None), heads[1].shape, mesh)
+    by_row = PartitionSpec(spec[0])
     split = jax.shard_map(
         run,
         mesh=mesh,
-        in_specs=(spec, spec, spec, *[PartitionSpec(spec[0])] * len(rows)),
+        in_specs=(*[spec] * len(heads), *[by_row] * len(rows)),
         out_specs=spec,
         check_vma=False,
     )
-    return split(query, key, value, *rows)
+    return split(*heads, *rows)
 
 
 def _pairs(query, segments, causal, packed):

@@ -70,7 +70,7 @@ def attend_shared(
         flat = completions.reshape(len(completions), -1, *completions.shape[3:])
         return jnp.concatenate([prompt, flat], axis=1)
 
-    return over_mesh(run, query, key, value, layout.prompt_lengths, layout.lengths)
+    return over_mesh(run, (query, key, value), (layout.prompt_lengths, layout.lengths))
 
 
 def _cut(x: jax.Array, layout: SharedPrompt) -> tuple[jax.Array, jax.Array]:

@@ -18,13 +18,14 @@ from flax import nnx
 
 from soler1_jax.common.errors import UserError
 from soler1_jax.model.attention import on_cpu, soft_cap
+from soler1_jax.model.cache import Cache, begin, mark
 from soler1_jax.model.comparison import Change, Comparer
 from soler1_jax.model.config import ModelConfig
-from soler1_jax.model.decoder import Decoder, grow
+from soler1_jax.model.decoder import Decoder
 from soler1_jax.model.grounding import DenseLogits, Grounded, Grounder
 from soler1_jax.model.heads import ReadoutHeads
 from soler1_jax.model.layers import Embedding, Linear, parameter
-from soler1_jax.model.outputs import Cache, Outputs, Step
+from soler1_jax.model.outputs import Outputs, Step
 from soler1_jax.model.patches import Patches
 from soler1_jax.model.prefix import (
     Prefix,
@@ -298,41 +299,36 @@ class VLM(nnx.Module):
         """Predicts what follows hidden states [..., D]: float32 [..., V]."""
         return self._read(hidden).logits
 
-    def prefill(self, prefix: Prefix, capacity: int) -> tuple[Cache, Step, jax.Array]:
+    def prefill(
+        self, prefix: Prefix, capacity: int, group: int = 1
+    ) -> tuple[Cache, Step, jax.Array]:
         """Runs the prefix once.
 
         Args:
-          prefix: of `prefix`.
+          prefix: of `prefix` or `mix`, B sequences.
           capacity: S, how many tokens `decode_step` may be given.
+          group: G, how often each sequence is continued.
 
         Returns:
-          The cache, predictions of the first token, and the state [B, state_size].
+          The cache, predictions of the first token, and the state
+          [B * G, state_size], all of B * G sequences, those of a prefix together.
         """
         hidden, layers = self._prefill(prefix)
+        last = self._last(hidden, prefix)
         cpu, gpu = on_cpu(self.config.attention), jax.default_backend() == "gpu"
         apart = self.language_model.layers.apart(turned=cpu) if cpu or gpu else None
-        places, spare = prefix.mask.shape[1], ((0, 0), (0, capacity))
-        sliding = self.config.text.sliding_layers
-        cache = Cache(
-            layers=grow(layers, places + capacity),
-            valid=jnp.pad(prefix.mask, spare),
-            index=jnp.int32(places),
-            position=prefix.next_position,
-            positions=jnp.pad(prefix.positions[:, 0], spare) if sliding else None,
-            apart=apart,
+        cache = begin(self.config, layers, prefix, capacity, group, apart)
+        # Read once, whatever the number of continuations.
+        found = jax.tree.map(
+            lambda a: jnp.repeat(a, group, axis=0),
+            (self._read(last), self._state(last)),
         )
-        last = self._last(hidden, prefix)
-        return cache, self._read(last), self._state(last)
+        return cache, *found
 
     def decode_step(self, cache: Cache, token: jax.Array) -> tuple[Cache, Step]:
         """Feeds one token int32 [B]; returns the cache and predictions of the next."""
-        valid = cache.valid.at[:, cache.index].set(True)
+        cache, mask, near = mark(cache, self.config.text.sliding_window)
         position = jnp.broadcast_to(cache.position[:, None], (token.shape[0], 3))
-        mask, positions, near = valid[:, None], cache.positions, None
-        if positions is not None:
-            positions = positions.at[:, cache.index].set(cache.position)
-            window = self.config.text.sliding_window
-            near = near_mask(mask, cache.position[:, None], positions, window)
         hidden, layers = self.language_model(
             self.embed_tokens(token[:, None], self.config.dtype),
             position[..., None],
@@ -342,10 +338,10 @@ class VLM(nnx.Module):
             near=near,
             apart=cache.apart,
         )
-        at = cache.index + 1, cache.position + 1
-        return Cache(layers, valid, *at, positions, cache.apart), self._read(
-            hidden[:, 0]
+        cache = cache._replace(
+            layers=layers, index=cache.index + 1, position=cache.position + 1
         )
+        return cache, self._read(hidden[:, 0])
 
     def _prefill(self, prefix: Prefix) -> tuple[jax.Array, Any]:
         mask = segments = None

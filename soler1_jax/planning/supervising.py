@@ -15,6 +15,7 @@ from soler1_jax.model.functional import Functional, parameter_count
 from soler1_jax.planning.program import Program, Sizes, placed
 from soler1_jax.training import packed
 from soler1_jax.training import state as states
+from soler1_jax.training.counted_tokens import block_size
 from soler1_jax.training.optimizer import (
     OptimizerConfig,
     in_float32,
@@ -46,6 +47,8 @@ def program(config: ModelConfig, mesh: Mesh, sizes: Sizes) -> Program:
     )
     # With `remat` the backward pass begins with another forward pass, a third of both.
     again = config.text.remat and config.vision.remat
+    parts = mesh.shape["data"] * mesh.shape["fsdp"] * sizes.microbatches
+    tokens = -(-sizes.batch // parts) * sizes.tokens
     return Program(
         function=step,
         arguments=(
@@ -56,6 +59,8 @@ def program(config: ModelConfig, mesh: Mesh, sizes: Sizes) -> Program:
         tokens=sizes.batch * sizes.tokens,
         model_flops=model_flops,
         flops=model_flops * (4 / 3 if again else 1),
+        # All tokens of a chip are taken to count.
+        unknown_trips=-(-tokens // block_size(tokens)),
     )
 
 

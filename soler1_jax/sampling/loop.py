@@ -19,8 +19,10 @@ _TAIL = 2
 class Model(Protocol):
     """What generation needs: `VLM`, or anything with its cache methods."""
 
-    def prefill(self, prefix: Any, capacity: int) -> tuple[Any, Any, jax.Array]:
-        """Prefix -> cache, predictions of the first token, state."""
+    def prefill(
+        self, prefix: Any, capacity: int, group: int = 1
+    ) -> tuple[Any, Any, jax.Array]:
+        """Prefix -> cache, predictions of the first token, state, `group` times each."""
 
     def decode_step(self, cache: Any, token: jax.Array) -> tuple[Any, Any]:
         """Cache, token int32 [B] -> cache, predictions of the next token."""
@@ -55,25 +57,27 @@ def generate(
     *,
     grammar: Grammar,
     method: Method = GREEDY,
+    group: int = 1,
     noted_temperature: float = 1.0,
 ) -> Generation:
-    """Writes one completion per prefix.
+    """Writes completions of prefixes.
 
     Args:
       model: bound model, e.g. `functional.module(params)`.
-      prefix: of `VLM.prefix`, B sequences.
+      prefix: of `VLM.prefix`.
       key: random key; unused when greedy.
       grammar: what may be written; S is its length.
       method: how tokens are drawn.
+      group: completions of each prefix, which is run once for all.
       noted_temperature: of the distribution whose log-probabilities are noted.
 
     Returns:
-      Generation. `logprobs` are those of the grammar's renormalised distribution at
+      Generation; completions of a prefix lie together. `logprobs` are those of the grammar's renormalised distribution at
       `noted_temperature`, before top-k and top-p: `Grammar.states` and `Grammar.mask`
       over teacher-forced logits give the same numbers.
     """
     length = grammar.length
-    cache, step, state = model.prefill(prefix, length)
+    cache, step, state = model.prefill(prefix, length, group)
     batch = step.logits.shape[0]
     carry = _Carry(
         cache=cache,

@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 
 from soler1_jax.common.errors import require_positive
-from soler1_jax.model.outputs import Cache, Step
 from soler1_jax.sampling.loop import Model
 from soler1_jax.sampling.methods import GREEDY, Method, choose
 
@@ -88,9 +87,7 @@ def begin(
     """Runs the prefix and writes the first token; the arguments are those of `write`."""
     require_positive("length", length)
     # The last token is not fed back, so it needs no place.
-    cache, step, _ = model.prefill(prefix, length - 1)
-    if group > 1:
-        cache, step = _repeat(cache, step, group)
+    cache, step, _ = model.prefill(prefix, length - 1, group)
     batch = step.logits.shape[0]
     writing = Writing(
         cache=cache,
@@ -130,17 +127,6 @@ def finish(
         return jnp.any(carry.open) & (carry.index < length)
 
     return jax.lax.while_loop(unfinished, body, writing)
-
-
-def _repeat(cache: Cache, step: Step, group: int) -> tuple[Cache, Step]:
-    """Lets each sequence be continued `group` times."""
-
-    def repeat(tree: Any) -> Any:
-        return jax.tree.map(lambda a: jnp.repeat(a, group, axis=0), tree)
-
-    of_sequences = ("layers", "valid", "position", "positions")
-    repeated = {name: repeat(getattr(cache, name)) for name in of_sequences}
-    return cache._replace(**repeated), repeat(step)
 
 
 def _pick(

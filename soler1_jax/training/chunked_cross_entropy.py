@@ -6,6 +6,9 @@ running sum (the online softmax of arXiv 1805.02867), and the backward pass comp
 again. Tiles of the vocabulary rather than of the tokens, because then a tile's gradient
 is complete when it is made: no float32 copy of the table has to be added to.
 
+Where only some tokens count, as those of answers, they are put first, and no more than the
+blocks that hold them meet a tile.
+
 With a mesh, each device keeps its tokens and its part of the vocabulary. A tile is
 gathered along the channels just before it is used, so the table is never whole anywhere.
 
@@ -23,6 +26,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from soler1_jax.common.errors import UserError, require_positive
 from soler1_jax.common.mesh import partition_spec
+from soler1_jax.training.counted_tokens import blocks_of
 from soler1_jax.training.losses import masked_mean
 
 
@@ -77,16 +81,24 @@ def cross_entropy(
     Raises:
       UserError: the shapes do not fit each other or the mesh.
     """
-    return masked_mean(-token_logprobs(hidden, table, targets, head), mask)
+    logprobs = token_logprobs(hidden, table, targets, head, mask != 0)
+    return masked_mean(-logprobs, mask)
 
 
 def token_logprobs(
-    hidden: jax.Array, table: jax.Array, targets: jax.Array, head: Head
+    hidden: jax.Array,
+    table: jax.Array,
+    targets: jax.Array,
+    head: Head,
+    counted: jax.Array | None = None,
 ) -> jax.Array:
     """Log-probability of each target, float32 [...], in nats.
 
-    Arguments and errors are those of `cross_entropy`. The gradients of hidden states
-    and table are summed in float32 and have their dtypes.
+    Other arguments and errors are those of `cross_entropy`. The gradients of hidden
+    states and table are summed in float32 and have their dtypes.
+
+    Args:
+      counted: bool [...], which are asked for; the others are 0. None for all.
     """
     if hidden.shape[:-1] != targets.shape or hidden.ndim < 2:
         raise UserError(
@@ -99,7 +111,7 @@ def token_logprobs(
             f"with vocab_axis {head.vocab_axis} for D = {hidden.shape[-1]}"
         )
     place = _place(hidden.shape, table.shape, head)
-    return _logprobs(hidden, table, targets, head, place)
+    return _logprobs(hidden, table, targets, counted, head, place)
 
 
 class _Place(NamedTuple):
@@ -139,40 +151,41 @@ def _axes(entry: Any) -> tuple[str, ...]:
     return (entry,) if isinstance(entry, str) else tuple(entry or ())
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def _logprobs(
-    hidden: jax.Array, table: jax.Array, targets: jax.Array, head: Head, place: _Place
+    hidden: jax.Array,
+    table: jax.Array,
+    targets: jax.Array,
+    counted: jax.Array | None,
+    head: Head,
+    place: _Place,
 ) -> jax.Array:
-    return _forward(hidden, table, targets, head, place)[0]
+    return _forward(hidden, table, targets, counted, head, place)[0]
 
 
 def _forward(
-    hidden: jax.Array, table: jax.Array, targets: jax.Array, head: Head, place: _Place
+    hidden: jax.Array,
+    table: jax.Array,
+    targets: jax.Array,
+    counted: jax.Array | None,
+    head: Head,
+    place: _Place,
 ) -> tuple[jax.Array, Any]:
     tokens = PartitionSpec(*place.hidden_spec[:-1])
-    run = _on_mesh(
-        _local_forward,
-        head,
-        place,
-        (place.hidden_spec, place.table_spec, tokens),
-        (tokens, tokens),
-    )
-    logprobs, normaliser = run(hidden, table, targets)
-    return logprobs, (hidden, table, targets, normaliser)
+    inputs = (place.hidden_spec, place.table_spec, tokens, tokens)
+    run = _on_mesh(_local_forward, head, place, inputs, (tokens, tokens))
+    logprobs, normaliser = run(hidden, table, targets, counted)
+    return logprobs, (hidden, table, targets, counted, normaliser)
 
 
 def _backward(
     head: Head, place: _Place, kept: Any, gain: jax.Array
-) -> tuple[jax.Array, jax.Array, None]:
+) -> tuple[jax.Array, jax.Array, None, None]:
     tokens = PartitionSpec(*place.hidden_spec[:-1])
-    run = _on_mesh(
-        _local_backward,
-        head,
-        place,
-        (place.hidden_spec, place.table_spec, tokens, tokens, tokens),
-        (place.hidden_spec, place.table_spec),
-    )
-    return *run(*kept, gain), None
+    outputs = (place.hidden_spec, place.table_spec)
+    inputs = (*outputs, tokens, tokens, tokens, tokens)
+    run = _on_mesh(_local_backward, head, place, inputs, outputs)
+    return *run(*kept, gain), None, None
 
 
 _logprobs.defvjp(_forward, _backward)
@@ -195,39 +208,53 @@ def _local_forward(
     hidden: jax.Array,
     table: jax.Array,
     targets: jax.Array,
+    counted: jax.Array | None,
     *,
     head: Head,
     place: _Place,
 ) -> tuple[jax.Array, jax.Array]:
     """Log-probabilities of the targets and the log of the normaliser."""
     shape, size = targets.shape, table.shape[head.vocab_axis]
-    x = hidden.reshape(-1, hidden.shape[-1])
-    wanted = _within(targets, size, place)
+    blocks = blocks_of(counted)
+    x = blocks.cut(hidden.reshape(-1, hidden.shape[-1]))
+    wanted = blocks.cut(_within(targets, size, place), -1)
 
     def visit(start: jax.Array | int, width: int, carry: Any) -> Any:
-        top, total, chosen = carry
-        logits = _logits(x, _tile(table, start, width, x.dtype, head, place), head)
-        risen = jnp.maximum(top, logits.max(axis=1))
-        total = total * jnp.exp(top - risen)
-        total = total + jnp.exp(logits - risen[:, None]).sum(axis=1)
-        hit = wanted[:, None] - start == jnp.arange(width)
-        return risen, total, chosen + jnp.where(hit, logits, 0).sum(axis=1)
+        tile = _tile(table, start, width, x.dtype, head, place)
+
+        def block(at: jax.Array | int, carry: Any) -> Any:
+            top, total, chosen = (blocks.get(a, at) for a in carry)
+            logits = _logits(blocks.get(x, at), tile, head)
+            risen = jnp.maximum(top, logits.max(axis=1))
+            total = total * jnp.exp(top - risen)
+            total = total + jnp.exp(logits - risen[:, None]).sum(axis=1)
+            hit = blocks.get(wanted, at)[:, None] - start == jnp.arange(width)
+            chosen = chosen + jnp.where(hit, logits, 0).sum(axis=1)
+            new = (risen, total, chosen)
+            return tuple(blocks.set(a, b, at) for a, b in zip(carry, new, strict=True))
+
+        return blocks.over(block, carry)
 
     none = jnp.zeros(x.shape[0], jnp.float32)
     carry = _over_tiles(visit, size, head, (none - jnp.inf, none, none))
-    top, total, chosen = carry
+    top, total, chosen = (blocks.put_back(a) for a in carry)
     if place.vocab:
         highest = jax.lax.pmax(top, place.vocab)
         total = jax.lax.psum(total * jnp.exp(top - highest), place.vocab)
         top, chosen = highest, jax.lax.psum(chosen, place.vocab)
-    normaliser = top + jnp.log(total)
-    return (chosen - normaliser).reshape(shape), normaliser.reshape(shape)
+    normaliser = (top + jnp.log(total)).reshape(shape)
+    logprobs = chosen.reshape(shape) - normaliser
+    if counted is None:
+        return logprobs, normaliser
+    # Of an endless normaliser all probabilities are 0, and so is the gradient.
+    return jnp.where(counted, logprobs, 0), jnp.where(counted, normaliser, jnp.inf)
 
 
 def _local_backward(
     hidden: jax.Array,
     table: jax.Array,
     targets: jax.Array,
+    counted: jax.Array | None,
     normaliser: jax.Array,
     gain: jax.Array,
     *,
@@ -236,23 +263,35 @@ def _local_backward(
 ) -> tuple[jax.Array, jax.Array]:
     """Gradients of hidden states and table, in their shapes and dtypes."""
     size, axis = table.shape[head.vocab_axis], head.vocab_axis
-    x = hidden.reshape(-1, hidden.shape[-1])
-    wanted = _within(targets, size, place)
-    normaliser, gain = normaliser.reshape(-1, 1), gain.reshape(-1, 1)
+    blocks = blocks_of(counted)
+    x = blocks.cut(hidden.reshape(-1, hidden.shape[-1]))
+    wanted = blocks.cut(_within(targets, size, place), -1)
+    gain = gain if counted is None else jnp.where(counted, gain, 0)
+    normaliser = blocks.cut(normaliser.reshape(-1, 1), jnp.inf)
+    gain = blocks.cut(gain.reshape(-1, 1))
+    words = "vd" if axis == 0 else "dv"
 
     def visit(start: jax.Array | int, width: int, carry: Any) -> Any:
-        x_grad, table_grad = carry
         tile = _tile(table, start, width, x.dtype, head, place)
-        logits = _logits(x, tile, head)
-        hit = wanted[:, None] - start == jnp.arange(width)
-        slope = gain * (hit - jnp.exp(logits - normaliser)) / head.temperature
-        if head.cap is not None:
-            # the derivative of cap * tanh(x / cap), from its value
-            slope = slope * (1 - jnp.square(logits * (head.temperature / head.cap)))
-        slope = slope.astype(x.dtype)
-        words = "vd" if axis == 0 else "dv"
-        x_grad = x_grad + _dot(f"nv,{words}->nd", slope, tile)
-        part = _dot(f"nv,nd->{words}", slope, x)
+
+        def block(at: jax.Array | int, carry: Any) -> Any:
+            x_grad, part = carry
+            rows, ends, weights = (blocks.get(a, at) for a in (x, normaliser, gain))
+            logits = _logits(rows, tile, head)
+            hit = blocks.get(wanted, at)[:, None] - start == jnp.arange(width)
+            slope = weights * (hit - jnp.exp(logits - ends)) / head.temperature
+            if head.cap is not None:
+                # the derivative of cap * tanh(x / cap), from its value
+                bent = jnp.square(logits * (head.temperature / head.cap))
+                slope = slope * (1 - bent)
+            slope = slope.astype(x.dtype)
+            grown = blocks.get(x_grad, at) + _dot(f"nv,{words}->nd", slope, tile)
+            part = part + _dot(f"nv,nd->{words}", slope, rows)
+            return blocks.set(x_grad, grown, at), part
+
+        x_grad, table_grad = carry
+        empty = jnp.zeros(tile.shape, jnp.float32)
+        x_grad, part = blocks.over(block, (x_grad, empty))
         part = _share_out(part, head, place).astype(table.dtype)
         return x_grad, jax.lax.dynamic_update_slice_in_dim(
             table_grad, part, start, axis
@@ -260,6 +299,7 @@ def _local_backward(
 
     first = (jnp.zeros(x.shape, jnp.float32), jnp.zeros(table.shape, table.dtype))
     x_grad, table_grad = _over_tiles(visit, size, head, first)
+    x_grad = blocks.put_back(x_grad)
     if place.vocab:
         x_grad = jax.lax.psum(x_grad, place.vocab)
     return x_grad.astype(hidden.dtype).reshape(hidden.shape), table_grad

@@ -143,7 +143,8 @@ def make_sampler(
       config: group, temperature and top-p.
       length: S, the most tokens.
       stop_ids: tokens after which a completion ends.
-      mesh: of the devices; prompts are split by row over data and fsdp.
+      mesh: of the devices; prompts come split by row over data and fsdp. Text is written
+        on `mesh.writing_mesh`.
       params: shardings of the parameters.
       method: how tokens are drawn; None for `config`'s temperature and top-p.
       group: G; None for `config`'s.
@@ -158,11 +159,14 @@ def make_sampler(
     _check_length(length)
     method = method or Method(temperature=config.temperature, top_p=config.top_p)
     group = group or config.group
+    writing = meshes.writing_mesh(mesh, functions.config.text.num_kv_heads)
+    laid = meshes.shardings(functions.logical_axes(), functions.shapes(), writing)
 
     def sample(params: Params, prompts: PackedRows, key: jax.Array) -> Completions:
-        model = functions.module(packed.lowered(params, functions.config.dtype))
-        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            prefix, _ = prompt_prefix(model, prompts, mesh)
+        params = packed.lowered(params, functions.config.dtype)
+        model = functions.module(jax.lax.with_sharding_constraint(params, laid))
+        with jax.sharding.use_abstract_mesh(writing.abstract_mesh):
+            prefix, _ = prompt_prefix(model, prompts, writing)
             written = unconstrained.write(
                 model,
                 prefix,

@@ -197,14 +197,19 @@ def check_model(config: ModelConfig) -> None:
 def _logprobs(
     model: VLM, rows: PackedRows, config: PackedConfig, mesh: Mesh | None
 ) -> jax.Array:
-    """Log-probability of what follows each place, float32 [B, T]."""
+    """Log-probability of what follows each place that counts, float32 [B, T]; else 0."""
     hidden = hidden_states(model, rows, mesh)
     head = Head(tile=config.tile, mesh=mesh)
-    return read_logprobs(model, hidden, targets(rows)[0], head)
+    wanted, weights = targets(rows)
+    return read_logprobs(model, hidden, wanted, head, weights != 0)
 
 
 def read_logprobs(
-    model: VLM, hidden: jax.Array, targets: jax.Array, head: Head
+    model: VLM,
+    hidden: jax.Array,
+    targets: jax.Array,
+    head: Head,
+    counted: jax.Array | None = None,
 ) -> jax.Array:
     """Log-probability of each target by the model's own output matrix and cap.
 
@@ -213,6 +218,7 @@ def read_logprobs(
       hidden: [..., D], of which each predicts one target.
       targets: int32 [...].
       head: temperature, tile and mesh; the rest is the model's.
+      counted: of `token_logprobs`.
 
     Returns:
       float32 [...], nats.
@@ -223,7 +229,7 @@ def read_logprobs(
         head, vocab_axis=0 if tied else 1, cap=text.final_logit_softcapping
     )
     table = model.embed_tokens.embedding if tied else model.lm_head.kernel
-    return token_logprobs(hidden, table[...], targets, head)
+    return token_logprobs(hidden, table[...], targets, head, counted)
 
 
 def lowered(params: Params, dtype: str) -> Params:

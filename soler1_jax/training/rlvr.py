@@ -51,8 +51,8 @@ class RlvrConfig:
         require_non_negative("--supervised", self.supervised)
 
 
-def _prefix(model: Any, batch: Batch, group: int) -> Any:
-    """The prefix of every question G times in a row."""
+def _prefix(model: Any, batch: Batch, group: int = 1) -> Any:
+    """The prefix of every question, G times in a row."""
     prefix, _ = ask(model, look(model, batch), batch)
     return jax.tree.map(lambda x: x.repeat(group, axis=0), prefix)
 
@@ -97,8 +97,9 @@ def make_sampler(
         model = bind(state.params)
         drawn = generate(
             model,
-            _prefix(model, batch, group),
+            _prefix(model, batch),
             step_key(state),
+            group=group,
             noted_temperature=sampling.method.temperature,
             **sampling._asdict(),
         )

@@ -39,7 +39,7 @@ def test_mistakes_are_one_line_and_leave_no_folder(words, message, tmp_path, cap
 
 def test_missing_warp_is_said_before_anything_is_measured(monkeypatch):
     monkeypatch.setattr(bench_render.importlib.util, "find_spec", lambda name: None)
-    rows = bench_render.measure(worlds=1, sizes=(8,), warp=True, repeats=1, seed=0)
+    rows = bench_render.measure(worlds=(1,), sizes=(8,), warp=True, repeats=1, seed=0)
     with pytest.raises(UserError, match="warp-lang"):
         next(rows)
 
@@ -47,7 +47,7 @@ def test_missing_warp_is_said_before_anything_is_measured(monkeypatch):
 def test_rows_reach_the_table_and_the_result(monkeypatch, tmp_path, capsys):
     def rows(**settings):
         assert settings == {
-            "worlds": 3,
+            "worlds": (3,),
             "sizes": (8,),
             "warp": False,
             "repeats": 1,
@@ -57,7 +57,7 @@ def test_rows_reach_the_table_and_the_result(monkeypatch, tmp_path, capsys):
         yield {"renderer": "two", "size": 8, "frames_per_second": 25.0, "times_warp": 2}
 
     monkeypatch.setattr(bench_render, "measure", rows)
-    args = bench.Render(out=tmp_path, worlds=3, sizes=(8,), warp=False, repeats=1)
+    args = bench.Render(out=tmp_path, worlds=(3,), sizes=(8,), warp=False, repeats=1)
     bench.run(args)
     result = json.loads((tmp_path / "result.json").read_text())
     assert [row["frames_per_second"] for row in result["rows"]] == [12.5, 25.0]
@@ -68,10 +68,11 @@ def test_rows_reach_the_table_and_the_result(monkeypatch, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_renderer_is_timed(tmp_path):
-    args = bench.Render(out=tmp_path, worlds=2, sizes=(8,), warp=False, repeats=1)
+    args = bench.Render(out=tmp_path, worlds=(1, 2), sizes=(8,), warp=False, repeats=1)
     bench.run(args)
     rows = json.loads((tmp_path / "result.json").read_text())["rows"]
-    assert [row["shadows"] for row in rows] == [True, False]
+    assert [row["shadows"] for row in rows] == [True, False] * 2
+    assert [row["worlds"] for row in rows] == [1, 1, 2, 2]
     assert all(row["frames_per_second"] > 0 for row in rows)
 
 

@@ -29,12 +29,12 @@ HEADS = [
 ]
 
 
-def _problem(head, dtype=jnp.float32):
+def _problem(head, dtype=jnp.float32, shape=TOKENS, share=0.7):
     rng = np.random.default_rng(0)
-    hidden = jnp.asarray(rng.normal(size=(*TOKENS, CHANNELS)), dtype)
+    hidden = jnp.asarray(rng.normal(size=(*shape, CHANNELS)), dtype)
     table = jnp.asarray(rng.normal(size=(WORDS, CHANNELS)), jnp.float32)
-    targets = jnp.asarray(rng.integers(0, WORDS, TOKENS))
-    mask = jnp.asarray(rng.random(TOKENS) < 0.7)
+    targets = jnp.asarray(rng.integers(0, WORDS, shape))
+    mask = jnp.asarray(rng.random(shape) < share)
     return hidden, table.T if head.vocab_axis else table, targets, mask
 
 
@@ -60,6 +60,23 @@ def test_loss_and_gradients_equal_those_of_whole_logits(head):
     ]
     for whole, tiled in zip(*map(jax.tree.leaves, both), strict=True):
         np.testing.assert_allclose(tiled, whole, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("head", HEADS[:2])
+@pytest.mark.parametrize("share", [0.1, 0.4, 1.0])
+def test_blocks_of_what_counts_are_enough(head, share):
+    """Of 600 tokens in blocks of 128, the last of which is not whole."""
+    problem = _problem(head, shape=(6, 100), share=share)
+    both = [
+        jax.jit(jax.value_and_grad(lambda *x, f=f: f(*x, head), (0, 1)))(*problem)
+        for f in (_whole, cross_entropy)
+    ]
+    for whole, tiled in zip(*map(jax.tree.leaves, both), strict=True):
+        np.testing.assert_allclose(tiled, whole, rtol=1e-5, atol=1e-6)
+    hidden, table, targets, mask = problem
+    logprobs = token_logprobs(hidden, table, targets, head, mask)
+    everywhere = token_logprobs(hidden, table, targets, head)
+    np.testing.assert_allclose(logprobs, jnp.where(mask, everywhere, 0), rtol=1e-5)
 
 
 def test_bfloat16_rounds_no_more_than_whole_logits_do():
