@@ -41,6 +41,8 @@ class Args:
     """Episodes of all 64 worlds that each policy learns from."""
     oracle: bool = True
     """Train once more with the true progress, as the upper bound."""
+    oracle_iterations: int = 60
+    """As many suffice for it."""
 
 
 def main(args: Args) -> None:
@@ -55,6 +57,7 @@ def main(args: Args) -> None:
             seed=args.seed,
             iterations=args.iterations,
             oracle=args.oracle,
+            oracle_iterations=args.oracle_iterations,
         ),
         command="quickstart",
     )

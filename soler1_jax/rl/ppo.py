@@ -91,18 +91,19 @@ def make_ppo(config: PPOConfig, shapes: Shapes, steps: int, devices: int = 1) ->
       UserError: a batch is larger than what an iteration collects, or the devices
         cannot share evenly.
     """
+    learned = steps * (config.worlds - config.quiet)
+    if not 0 < config.batch <= learned:
+        raise UserError(
+            f"PPO's batch must be within one iteration's {learned} learned steps; "
+            f"got {config.batch}; use a smaller batch or more worlds"
+        )
     config = dataclasses.replace(
         config,
         worlds=shards.share("worlds", config.worlds, devices),
         quiet=shards.share("worlds without noise", config.quiet, devices),
         batch=shards.share("samples of a batch", config.batch, devices),
     )
-    total = steps * (config.worlds - config.quiet)
-    if not 0 < config.batch <= total:
-        raise UserError(
-            f"PPO's batch must be within one iteration's {total} learned steps; "
-            f"got {config.batch}; use a smaller batch or more worlds"
-        )
+    total = learned // devices
     batches = total // config.batch
     optimizer = optax.chain(
         optax.clip_by_global_norm(config.max_gradient),
