@@ -299,10 +299,12 @@ def _local_backward(
 
     first = (jnp.zeros(x.shape, jnp.float32), jnp.zeros(table.shape, table.dtype))
     x_grad, table_grad = _over_tiles(visit, size, head, first)
-    x_grad = blocks.put_back(x_grad)
+    x_grad = x_grad[: targets.size]
     if place.vocab:
         x_grad = jax.lax.psum(x_grad, place.vocab)
-    return x_grad.astype(hidden.dtype).reshape(hidden.shape), table_grad
+    # Rounded first: half of what putting back takes.
+    x_grad = blocks.put_back(x_grad.astype(hidden.dtype))
+    return x_grad.reshape(hidden.shape), table_grad
 
 
 def _over_tiles(visit: Callable[..., Any], size: int, head: Head, carry: Any) -> Any:
