@@ -162,8 +162,7 @@ def test_a_plan_tells_what_the_compiler_says(stage):
     else:
         assert "tensor" in over and "fsdp" not in over
         assert found["collectives"][0]["count"] > 2 * SIZES.new_tokens
-    # only the end of an answer is decided while it is written
-    # Tokens that are written, or blocks of those that count, forward and backward.
+    # the end of an answer, or of what counts forward and backward, is decided late
     assert found["unknown_loops"] == {"sft": 2}.get(stage, 1)
     assert found["seconds_estimate"] == max(found["seconds"].values())
     assert 0 < found["mfu_without_overlap"] < found["mfu_at_estimate"] <= 1
