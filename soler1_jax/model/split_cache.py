@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 
 from soler1_jax.kernels.decode_attention.api import decode_attention
-from soler1_jax.kernels.dispatch import on_hopper
 from soler1_jax.kernels.flash_attention.api import merge_partials
 from soler1_jax.model.attention import MASKED, LayerCache, soft_cap
 from soler1_jax.model.config import ModelConfig
@@ -56,19 +55,21 @@ def splits(config: ModelConfig, group: int) -> bool:
     """
     if config.text.sliding_layers:
         return False
-    if _program(config.attention, config.dtype) in ("pallas_tpu", "interpret"):
+    if _kernel(config.attention) is not None:
         return config.text.head_dim % _LANES == 0
     return group > 1
 
 
-def _program(implementation: str | None, dtype: str) -> str:
-    """The program of `decode_attention`; "xla" stands for plain products here."""
+def _kernel(implementation: str | None) -> str | None:
+    """The program of `decode_attention`; None for plain products.
+
+    Those are faster on a CPU than its XLA program. Its GPU program has not been run with
+    as many queries a key head, nor with caches as short, as this needs.
+    """
     chosen = implementation_for_mesh(implementation)
-    if chosen is not None:
-        return chosen
-    hopper = on_hopper() and dtype == "bfloat16"
-    platforms = {"tpu": "pallas_tpu", "gpu": "pallas_gpu" if hopper else "xla"}
-    return platforms.get(jax.default_backend(), "xla")
+    if chosen is None and jax.default_backend() == "tpu":
+        return "pallas_tpu"
+    return chosen if chosen in ("pallas_tpu", "interpret") else None
 
 
 def split(
@@ -85,7 +86,7 @@ def split(
     """
     if isinstance(layers, LayerCache):
         layers = zip(*layers, strict=True)
-    plain = _program(config.attention, config.dtype) == "xla"
+    lay = Rows if _kernel(config.attention) else LayerCache.lay
     # Positions are in the keys already, so what is there may move up over what is not.
     order = jnp.argsort(~mask, axis=1, stable=True)
     lengths = jnp.sum(mask, axis=1, dtype=jnp.int32)
@@ -95,8 +96,9 @@ def split(
         rows = jnp.moveaxis(keys, -1, 1), jnp.swapaxes(values, 1, 2)
         rows = tuple(gather(x, order) for x in rows)
         batch, _, heads, size = rows[0].shape
-        empty = jnp.zeros((batch * group, capacity, heads, size), keys.dtype)
-        lay = LayerCache.lay if plain else Rows
+        # One place at least: a step is traced even if none is taken.
+        shape = (batch * group, max(capacity, 1), heads, size)
+        empty = jnp.zeros(shape, keys.dtype)
         return SplitCache(lay(*rows), lengths, lay(empty, empty))
 
     return tuple(one(*layer) for layer in layers)
@@ -130,8 +132,8 @@ def attend_split(
     if isinstance(cache.own, LayerCache):
         out = _attend_plain(rows, cache, written, scale, cap)
     else:
-        program = _program(implementation, query.dtype.name)
-        out = _attend_kernel(rows, cache, written, scale, cap, program)
+        kernel = _kernel(implementation)
+        out = _attend_kernel(rows, cache, written, scale, cap, kernel)
     return out.reshape(query.shape)
 
 
@@ -179,7 +181,7 @@ def _attend_kernel(
     written: jax.Array | int,
     scale: float,
     cap: float | None,
-    program: str,
+    kernel: str | None,
 ) -> jax.Array:
     """[B, G, h, d]: both parts apart, merged by their log-normalisers.
 
@@ -190,7 +192,7 @@ def _attend_kernel(
         "softmax_scale": scale,
         "logit_cap": cap,
         "return_lse": True,
-        "implementation": program,
+        "implementation": kernel,
     }
 
     def run(query, prompt_keys, prompt_values, keys, values, lengths, own_lengths):

@@ -96,15 +96,15 @@ def test_what_the_kernel_does_not_suit_is_copied() -> None:
 def test_the_same_tokens_are_drawn_as_from_copies() -> None:
     model = Functional(MICRO)
 
-    @functools.partial(jax.jit, static_argnames=("group", "copies"))
-    def draw(params: Any, group: int, copies: int) -> Any:
+    @functools.partial(jax.jit, static_argnames=("group", "copies", "length"))
+    def draw(params: Any, group: int, copies: int, length: int = LENGTH) -> Any:
         vlm = model.module(params)
         prefix = jax.tree.map(lambda x: x.repeat(copies, axis=0), _prefix(vlm))
         return write(
             vlm,
             prefix,
             jax.random.key(3),
-            length=LENGTH,
+            length=length,
             method=Method(temperature=1.0),
             group=group,
         )
@@ -113,3 +113,5 @@ def test_the_same_tokens_are_drawn_as_from_copies() -> None:
     shared, copied = draw(params, GROUP, 1), draw(params, 1, GROUP)
     np.testing.assert_array_equal(shared.tokens, copied.tokens)
     np.testing.assert_allclose(shared.logprobs, copied.logprobs, atol=1e-5)
+    one = draw(params, GROUP, 1, length=1)
+    np.testing.assert_array_equal(one.tokens, shared.tokens[:, :1])
