@@ -51,15 +51,18 @@ def begin(
       group: G; continuations of a prefix lie together.
       apart: weights, see `Cache`.
     """
+    if isinstance(layers, LayerCache):
+        # Apart, each is updated in place: a scan would copy all of a stacked cache for
+        # every token.
+        layers = tuple(LayerCache(*layer) for layer in zip(*layers, strict=True))
     repeat = functools.partial(jax.tree.map, lambda a: jnp.repeat(a, group, axis=0))
     position = repeat(prefix.next_position)
     if splits(config, group):
         layers = split(config, layers, prefix.mask, capacity, group)
         return Cache(layers, None, jnp.int32(0), position, None, apart)
     places, spare = prefix.mask.shape[1], ((0, 0), (0, capacity))
-    layers, valid = repeat(
-        (_grow(layers, places + capacity), jnp.pad(prefix.mask, spare))
-    )
+    grown = tuple(_grow(layer, places + capacity) for layer in layers)
+    layers, valid = repeat((grown, jnp.pad(prefix.mask, spare)))
     positions = None
     if config.text.sliding_layers:
         positions = repeat(jnp.pad(prefix.positions[:, 0], spare))
@@ -90,22 +93,9 @@ def mark(
     return cache._replace(positions=positions), mask, near
 
 
-def _grow(cache: Any, capacity: int) -> tuple[LayerCache, ...]:
-    """Pads the places of all keys and values to a capacity, and takes layers apart.
+def _grow(cache: LayerCache, capacity: int) -> LayerCache:
+    """Pads its places to a capacity."""
 
-    So each layer's are updated in place: a scan would copy all of a stacked cache for
-    every token.
-
-    Args:
-      cache: one `LayerCache` a layer, in a tuple or stacked.
-      capacity: C.
-    """
-    if isinstance(cache, LayerCache):
-        cache = zip(*cache, strict=True)
-    return tuple(_grow_layer(LayerCache(*layer), capacity) for layer in cache)
-
-
-def _grow_layer(cache: LayerCache, capacity: int) -> LayerCache:
     def pad(a: jax.Array, axis: int) -> jax.Array:
         widths = [(0, 0)] * a.ndim
         widths[axis] = (0, capacity - a.shape[axis])

@@ -7,7 +7,7 @@ Letters: B prompts, G completions of each, N = B * G, P places of a prompt, S pl
 completion, h query heads, g key-value heads, d channels of a head.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -73,19 +73,21 @@ def _kernel(implementation: str | None) -> str | None:
 
 
 def split(
-    config: ModelConfig, layers: Any, mask: jax.Array, capacity: int, group: int
+    config: ModelConfig,
+    layers: tuple[LayerCache, ...],
+    mask: jax.Array,
+    capacity: int,
+    group: int,
 ) -> tuple[SplitCache, ...]:
     """Makes caches for completions from the keys and values of their prompts.
 
     Args:
       config: of the model.
-      layers: one `LayerCache` a layer, in a tuple or stacked.
+      layers: one `LayerCache` a layer.
       mask: bool [B, P], False on padding, wherever it is.
       capacity: S.
       group: G.
     """
-    if isinstance(layers, LayerCache):
-        layers = zip(*layers, strict=True)
     lay = Rows if _kernel(config.attention) else LayerCache.lay
     # Positions are in the keys already, so what is there may move up over what is not.
     order = jnp.argsort(~mask, axis=1, stable=True)
