@@ -22,23 +22,26 @@ class Args:
     """qwen3-vl-2b, -4b or -8b."""
     stage: str
     """sft: a step of training on packed rows; rlvr: one of GRPO, writing included;
-    reward: answers to a batch of questions."""
+    reward: answers to a batch of questions; rl: an iteration of PPO with the model in the
+    loop, physics and pictures included."""
     topology: str
     """Chips and how they lie, e.g. v5p:4x4x4, v6e:8x8, v5e:2x4; or h100:8, which is
     estimated from the program for a v5p of as many chips."""
     batch: int | None = None
-    """Rows or prompts a step; by default 1 (sft, rlvr) or 8 (reward) for each part into
-    which the mesh splits a batch."""
+    """Rows, prompts or worlds a step; by default 1 (sft, rlvr) or 8 (reward, rl) for each
+    part into which the mesh splits a batch."""
     mesh: tuple[int, int, int] | None = None
     """Chips along data, fsdp and tensor; by default as many on fsdp as leave each 128
     channels (sft, rlvr), or as many on tensor as divide the key-value heads (reward), and
-    the rest on data."""
+    the rest on data. In rl data separates policies and fsdp shares the worlds of one;
+    by default all chips share one's."""
     tokens: int | None = None
-    """Of a row (2048 by default) or a prompt (512), those of pictures included."""
-    pictures: int = 4
-    """In a row or prompt."""
-    picture_side: int = 256
-    """In pixels."""
+    """Of a row (2048 by default), a prompt (512) or a question in the loop (1024), those of
+    pictures included."""
+    pictures: int | None = None
+    """In a row or prompt; 4 by default. In rl 6, as SOLE-R1 is asked."""
+    picture_side: int | None = None
+    """In pixels; 256 by default. In rl 384."""
     new_tokens: int = 64
     """The most that are written to a prompt, or to each of its completions."""
     group: int = 8
@@ -99,10 +102,10 @@ def ask(args: Args) -> Any:
     require_positive("--microbatches", args.microbatches)
     parts = mesh[0] * mesh[1] * args.microbatches
     sizes = Sizes(
-        batch=stage.rows * parts if args.batch is None else args.batch,
-        tokens=stage.tokens if args.tokens is None else args.tokens,
-        pictures=args.pictures,
-        picture_side=args.picture_side,
+        batch=_or(args.batch, stage.rows * parts),
+        tokens=_or(args.tokens, stage.tokens),
+        pictures=_or(args.pictures, stage.pictures),
+        picture_side=_or(args.picture_side, stage.picture_side),
         new_tokens=args.new_tokens,
         group=args.group,
         microbatches=args.microbatches,
@@ -112,6 +115,10 @@ def ask(args: Args) -> Any:
     )
     plans.check(question)
     return question
+
+
+def _or(given: int | None, default: int) -> int:
+    return default if given is None else given
 
 
 def _search(question: Any) -> dict[str, Any]:

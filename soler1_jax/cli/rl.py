@@ -207,21 +207,21 @@ def _even_share(args: Args, devices: int) -> int:
 
     numbers = _agent_config(args)
     evenly = math.gcd(numbers.worlds, numbers.batch)
-    if args.algo == "ppo":
-        evenly = math.gcd(evenly, numbers.quiet)
-    return max(n for n in range(1, devices + 1) if evenly % n == 0)
+    # On each, some worlds explore and some do not.
+    most = min(devices, numbers.worlds // 2)
+    return max(n for n in range(1, most + 1) if evenly % n == 0)
 
 
-def _agent_config(args: Args) -> Any:
+def _agent_config(args: Args, devices: int = 1) -> Any:
     from soler1_jax.rl.drqv2 import DrQConfig
-    from soler1_jax.rl.ppo import PPOConfig
+    from soler1_jax.rl.ppo import PPOConfig, quiet_worlds
 
     sizes = {"worlds": args.worlds, "batch": args.batch}
     given = {name: value for name, value in sizes.items() if value is not None}
     if args.algo == "drqv2":
         # The ring never needs more slots than there are iterations.
         return DrQConfig(**given, capacity=min(iterations(args), DrQConfig.capacity))
-    quiet = min(PPOConfig.quiet, given.get("worlds", PPOConfig.worlds) // 2)
+    quiet = quiet_worlds(given.get("worlds", PPOConfig.worlds), devices)
     return PPOConfig(**given, quiet=quiet, decay=iterations(args))
 
 
@@ -252,7 +252,9 @@ def make_trainer(args: Args, rewarder: str, parallel: int, devices: int) -> Any:
     env = make(image_size=args.image_size, episode_length=_EPISODE)
     episode = ChunkConfig(every=args.every, queries=_EPISODE // args.every)
     make_agent = {"drqv2": make_drqv2, "ppo": make_ppo}[args.algo]
-    agent = make_agent(_agent_config(args), shapes_of(env), episode.steps, devices)
+    agent = make_agent(
+        _agent_config(args, devices), shapes_of(env), episode.steps, devices
+    )
     used = jax.devices()[: parallel * devices]
     return Trainer(env, loaded, agent, episode, used)
 

@@ -45,12 +45,15 @@ class TabletopConfig:
       views: which of `model.VIEWS` are observed; empty for proprioception only.
       episode_length: control steps.
       tasks: names of the tasks that `reset` draws from; None for all.
+      raycast: implementation of the ray casts, see `kernels.raycast`; None for that of
+        the default backend.
     """
 
     image_size: int = 32
     views: tuple[str, ...] = model.VIEWS
     episode_length: int = 40
     tasks: tuple[str, ...] | None = None
+    raycast: str | None = None
 
 
 def _check(config: TabletopConfig) -> None:
@@ -216,6 +219,7 @@ class Tabletop:
             height=size,
             width=size,
             shadows=shadows,
+            implementation=self.config.raycast,
         )
 
     def semantic(self, segmentation: Array, state: State | None = None) -> Array:

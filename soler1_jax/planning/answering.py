@@ -51,7 +51,7 @@ def program(config: ModelConfig, mesh: Mesh, sizes: Sizes) -> Program:
         model_flops=flops,
         flops=flops,
         # The first token comes from the prompt.
-        unknown_trips=max(sizes.new_tokens - 1, 1),
+        unknown_trips={"": max(sizes.new_tokens - 1, 1)},
     )
 
 

@@ -8,6 +8,7 @@ device.
 import functools
 import math
 import re
+from collections.abc import Mapping
 from typing import NamedTuple
 
 _WIDTHS = {"pred": 8, "bf16": 16, "c64": 64, "c128": 128, "token": 0, "opaque": 0}
@@ -21,6 +22,7 @@ _CALLED = re.compile(
 _NAME = re.compile(r"%([\w.\-]+)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _PARTS = re.compile(r"(condition|body)=%?([\w.\-]+)")
+_SCOPES = re.compile(r'op_name="([^"]*)"')
 _INDEX = re.compile(r"index=(\d+)")
 _SPACE = re.compile(r"S\((\d+)\)")
 
@@ -67,16 +69,19 @@ class Module:
 
     Args:
       text: `as_text()` of a compiled program.
-      unknown_trips: how often a loop is taken to run whose length the text does not tell.
+      unknown_trips: how often a loop is taken to run whose length the text does not tell,
+        by a scope of `jax.named_scope` in which it stands; "" for all others.
 
     Attributes:
       computations: by name, their instructions by name.
       entry: name of the one that runs first.
     """
 
-    def __init__(self, text: str, unknown_trips: int = 1) -> None:
+    def __init__(
+        self, text: str, unknown_trips: Mapping[str, int] | None = None
+    ) -> None:
         self.computations: dict[str, Computation] = {}
-        self.entry, self._unknown_trips = "", unknown_trips
+        self.entry, self._unknown_trips = "", unknown_trips or {"": 1}
         current: Computation = {}
         for line in text.splitlines():
             header = _HEADER.match(line)
@@ -96,7 +101,7 @@ class Module:
                 times = 1
                 if instruction.opcode == "while":
                     found = self._trips(instruction, instructions)
-                    times = self._unknown_trips if found is None else found
+                    times = self._most(instruction) if found is None else found
                 for called in instruction.called:
                     callers.setdefault(called, []).append((name, times))
 
@@ -116,6 +121,12 @@ class Module:
             for computation in self.computations.values()
             for one in computation.values()
         )
+
+    def _most(self, loop: Instruction) -> int:
+        found = _SCOPES.search(loop.attributes)
+        scopes = found[1].split("/") if found else []
+        told = [self._unknown_trips[s] for s in scopes if s in self._unknown_trips]
+        return told[-1] if told else self._unknown_trips.get("", 1)
 
     def _trips(self, loop: Instruction, within: Computation) -> int | None:
         """How often a loop runs; None if that is not told.

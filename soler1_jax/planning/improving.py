@@ -76,7 +76,7 @@ def program(config: ModelConfig, mesh: Mesh, sizes: Sizes) -> Program:
         model_flops=written + learnt,
         flops=written + learnt * (4 / 3 if again else 1),
         # The first token comes from the prompt.
-        unknown_trips=max(sizes.new_tokens - 1, 1),
+        unknown_trips={"": max(sizes.new_tokens - 1, 1)},
     )
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -74,7 +74,8 @@ class Program(NamedTuple):
       tokens: that one run reads and writes.
       model_flops: that the model needs, of all chips.
       flops: that are computed, of all chips: what is computed again counts too.
-      unknown_trips: of loops whose length is decided while they run: the most.
+      unknown_trips: of loops whose length is decided while they run: the most, by a
+        scope in which they stand; "" for all others.
     """
 
     function: Any
@@ -83,7 +84,7 @@ class Program(NamedTuple):
     tokens: int
     model_flops: float
     flops: float
-    unknown_trips: int = 1
+    unknown_trips: Mapping[str, int]
 
     def lower(self) -> jax.stages.Lowered:
         """Traces it."""

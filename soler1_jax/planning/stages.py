@@ -10,8 +10,9 @@ from jax.sharding import Mesh
 from soler1_jax.common.errors import UserError, nearest_hint
 from soler1_jax.model.config import ModelConfig
 from soler1_jax.model.presets import QWEN3_VL, preset
-from soler1_jax.planning import answering, improving, supervising
+from soler1_jax.planning import answering, improving, reinforcing, supervising
 from soler1_jax.planning.program import Program, Sizes
+from soler1_jax.reward.composite import TILE
 
 Build = Callable[[ModelConfig, Mesh, Sizes], Program]
 
@@ -20,18 +21,20 @@ class Stage(NamedTuple):
     """How a stage is planned.
 
     Attributes:
-      build: makes its program; None where none can be compiled yet.
+      build: makes its program.
       mesh: (model, chips) -> default sizes of (data, fsdp, tensor).
       rows: of a batch for each part into which the mesh splits it, by default.
       tokens: of a row, by default.
-      why_not: where `build` is None, the end of a sentence.
+      pictures: in a row, by default.
+      picture_side: in pixels, by default.
     """
 
-    build: Build | None
+    build: Build
     mesh: Callable[[ModelConfig, int], tuple[int, int, int]]
     rows: int = 1
     tokens: int = 2048
-    why_not: str = ""
+    pictures: int = 4
+    picture_side: int = 256
 
 
 def _sharded(config: ModelConfig, chips: int) -> tuple[int, int, int]:
@@ -52,6 +55,11 @@ def _by_heads(config: ModelConfig, chips: int) -> tuple[int, int, int]:
     return (chips // tensor, 1, tensor)
 
 
+def _one_policy(config: ModelConfig, chips: int) -> tuple[int, int, int]:
+    """All chips share the worlds of one policy."""
+    return (1, chips, 1)
+
+
 _OWN = ("micro", "pico", "nano", "mini")
 _LANES = 128
 
@@ -60,9 +68,12 @@ STAGES = {
     "reward": Stage(answering.program, _by_heads, rows=8, tokens=512),
     "rlvr": Stage(improving.program, _sharded, tokens=512),
     "rl": Stage(
-        None,
-        _sharded,
-        why_not="the ray caster takes the program of the machine that traces it",
+        reinforcing.program,
+        _one_policy,
+        rows=8,
+        tokens=1024,
+        pictures=reinforcing.PICTURES,
+        picture_side=TILE,
     ),
 }
 
@@ -86,15 +97,8 @@ def find(name: str) -> Stage:
     """The stage of a name.
 
     Raises:
-      UserError: there is none, or it cannot be planned.
+      UserError: there is none.
     """
     if name not in STAGES:
         raise UserError(f"unknown stage {name!r}{nearest_hint(name, STAGES)}")
-    stage = STAGES[name]
-    if stage.build is None:
-        ready = " and ".join(n for n, s in STAGES.items() if s.build is not None)
-        raise UserError(
-            f"stages that can be planned are {ready}; got {name!r}: {stage.why_not}; "
-            "plan another"
-        )
-    return stage
+    return STAGES[name]

@@ -60,7 +60,7 @@ def program(config: ModelConfig, mesh: Mesh, sizes: Sizes) -> Program:
         model_flops=model_flops,
         flops=model_flops * (4 / 3 if again else 1),
         # All tokens of a chip are taken to count.
-        unknown_trips=-(-tokens // block_size(tokens)),
+        unknown_trips={"": -(-tokens // block_size(tokens))},
     )
 
 

@@ -132,6 +132,8 @@ def devices(topology: Topology) -> Sequence[jax.Device]:
         )
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    # Loops are told apart by their names; a program kept from older code has older ones.
+    jax.config.update("jax_compilation_cache_include_metadata_in_key", True)
     # A host holds two by two chips, unless a side is odd.
     host = [2 if side % 2 == 0 else 1 for side in topology.shape[:2]]
     try:

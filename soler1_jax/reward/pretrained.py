@@ -24,6 +24,7 @@ from soler1_jax.data.paligemma_processor import (
     load_paligemma_processor,
 )
 from soler1_jax.data.qwen_processor import QwenProcessor, load_processor
+from soler1_jax.model.attention import on_cpu
 from soler1_jax.model.config import ModelConfig
 from soler1_jax.model.functional import Functional, Params
 from soler1_jax.model.patches import Patches
@@ -176,7 +177,7 @@ def require_generation(config: ModelConfig) -> None:
 
     On a CPU it has no product of two bfloat16 vectors with a float32 sum.
     """
-    if config.dtype == "bfloat16" and jax.default_backend() == "cpu":
+    if config.dtype == "bfloat16" and on_cpu(config.attention):
         raise UserError(
             "on a CPU text is written in float32; the model was loaded in bfloat16; "
             "load it with dtype='float32'"

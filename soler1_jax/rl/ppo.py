@@ -149,7 +149,8 @@ def make_ppo(config: PPOConfig, shapes: Shapes, steps: int, devices: int = 1) ->
         totals = {name: jnp.float32(0) for name in names}
         # The bound is a run-time value: evaluation shares this compiled program.
         epochs = jnp.where(enabled, config.epochs, 0)
-        state, totals = jax.lax.fori_loop(0, epochs, epoch, (state, totals))
+        with jax.named_scope("epochs"):
+            state, totals = jax.lax.fori_loop(0, epochs, epoch, (state, totals))
         count = jnp.maximum(epochs * batches, 1)
         return state, {k: v / count for k, v in totals.items()}
 
@@ -160,6 +161,24 @@ def make_ppo(config: PPOConfig, shapes: Shapes, steps: int, devices: int = 1) ->
 
 def _policy(state: PPOState) -> Params:
     return {name: state.params[name] for name in ("encoder", "actor")}
+
+
+def quiet_worlds(worlds: int, devices: int = 1) -> int:
+    """How many of a policy's worlds should act without noise.
+
+    As many as by default, or a few more so that all of its devices have as many; half of
+    the worlds at most.
+
+    Raises:
+      UserError: a device has no world for each of the two kinds.
+    """
+    half = worlds // devices // 2
+    if not half:
+        raise UserError(
+            "some worlds of a device explore and some do not, so it has at least 2; got "
+            f"{worlds} worlds for {devices} devices; give {2 * devices}"
+        )
+    return devices * min(-(-PPOConfig.quiet // devices), half)
 
 
 def rate_schedule(config: PPOConfig, updates: int) -> optax.Schedule:

@@ -126,7 +126,9 @@ def finish(
     def unfinished(carry: Writing) -> jax.Array:
         return jnp.any(carry.open) & (carry.index < length)
 
-    return jax.lax.while_loop(unfinished, body, writing)
+    # By this name `soler1 plan` and profiles know the loop.
+    with jax.named_scope("write"):
+        return jax.lax.while_loop(unfinished, body, writing)
 
 
 def _pick(

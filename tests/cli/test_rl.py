@@ -45,6 +45,16 @@ def test_an_impossible_batch_is_refused(capsys, tmp_path):
     assert "got 100000" in said
 
 
+def test_a_pods_chips_share_one_policys_worlds(tmp_path):
+    args = rl.Args(task=(TASK,), out=tmp_path, worlds=512)
+    assert rl._even_share(args, 64) == 64
+    assert rl._agent_config(args, 64).quiet == 64
+    # 64 worlds are not shared evenly by more of 12
+    small = rl.Args(task=(TASK,), out=tmp_path)
+    assert rl._even_share(small, 12) == 8
+    assert rl._agent_config(small, 8).quiet == 8
+
+
 def result(task: str, seed: int, group: str, success: float) -> JobResult:
     stage = {
         "true_success": success,

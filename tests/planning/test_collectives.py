@@ -103,7 +103,13 @@ def _check(texts):
     assert of("until")["all-reduce", ("data",)].count == 1
     loops = {name: Module(text).unknown_loops for name, text in texts.items()}
     assert {name for name, count in loops.items() if count} == {"until"}
-    assert of("until", unknown_trips=63)["all-reduce", ("data",)].count == 63
+    for trips, count in (
+        ({"": 63}, 63),
+        ({"": 63, "wait": 5}, 5),
+        ({"wai": 63}, 1),
+    ):
+        found = of("until", unknown_trips=trips)["all-reduce", ("data",)]
+        assert found.count == count, trips
     scattered = of("scatter")["reduce-scatter", ("tensor",)]
     # padded to whole tiles on a TPU
     assert BYTES <= scattered.buffer_bytes <= 1.1 * BYTES

@@ -5,7 +5,13 @@ import numpy as np
 import pytest
 
 from soler1_jax.common.errors import UserError
-from soler1_jax.rl.ppo import PPOConfig, advantages, make_ppo, rate_schedule
+from soler1_jax.rl.ppo import (
+    PPOConfig,
+    advantages,
+    make_ppo,
+    quiet_worlds,
+    rate_schedule,
+)
 from soler1_jax.rl.types import Shapes
 
 
@@ -32,3 +38,19 @@ def test_a_batch_larger_than_an_iteration_is_refused():
     config = PPOConfig(worlds=8, quiet=2, batch=61)
     with pytest.raises(UserError, match="60 learned steps; got 61"):
         make_ppo(config, Shapes((8, 8, 3), 1, 1), 10)
+
+
+@pytest.mark.parametrize("devices", [1, 2, 5, 8, 64])
+@pytest.mark.parametrize("each", [2, 3, 8, 100])
+def test_every_device_has_worlds_of_both_kinds(each, devices):
+    worlds = each * devices
+    quiet = quiet_worlds(worlds, devices)
+    assert quiet % devices == 0 and 0 < quiet <= worlds / 2
+    assert quiet >= min(PPOConfig.quiet, worlds // 3)
+    config = PPOConfig(worlds=worlds, quiet=quiet, batch=devices)
+    make_ppo(config, Shapes((8, 8, 3), 1, 1), 10, devices)
+
+
+def test_a_device_without_both_kinds_is_refused():
+    with pytest.raises(UserError, match="got 7 worlds for 4 devices; give 8"):
+        quiet_worlds(7, 4)

@@ -56,9 +56,10 @@ def texts(devices: Sequence[jax.Device]) -> dict[str, str]:
         return lax.scan(outer, x, None, length=3)[0]
 
     def until(x: jax.Array) -> jax.Array:
-        return lax.while_loop(
-            lambda c: jnp.sum(c) < 9, lambda c: jnp.sin(lax.psum(c, "data")), x
-        )
+        with jax.named_scope("wait"):
+            return lax.while_loop(
+                lambda c: jnp.sum(c) < 9, lambda c: jnp.sin(lax.psum(c, "data")), x
+            )
 
     whole = spec()
     return {
@@ -73,4 +74,6 @@ def texts(devices: Sequence[jax.Device]) -> dict[str, str]:
 
 
 if __name__ == "__main__":
+    # else a kept program may lack the names that these have
+    jax.config.update("jax_compilation_cache_include_metadata_in_key", True)
     print(json.dumps(texts(jax.devices()[:8])))

@@ -3,18 +3,26 @@
 The interpreter plays warpgroups as threads, shared memory, barriers and fetches; memory
 that nobody wrote is NaN, a barrier left in the wrong phase or a race is an error. What
 happens in registers, products and their sums, is played here with plain arrays: the
-interpreter knows no sums that go on from registers. It blocks threads of XLA's pool, which
-needs more of them than there are cores: see NPROC in conftest.
+interpreter knows no sums that go on from registers, and reads no transposed memory. It
+blocks threads of XLA's pool, which needs more of them than there are cores: see NPROC in
+conftest. Where one warpgroup fails, those that wait for it are told: left to itself, the
+interpreter waits for ever.
 """
 
 import contextlib
+import dataclasses
+import threading
+import types
 from collections.abc import Iterator
+from typing import Any
 from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import pytest
-from jax._src.pallas.mosaic_gpu.interpret import params
+from jax._src.pallas.mosaic.interpret import thread_map
+from jax._src.pallas.mosaic_gpu.interpret import params, shared_memory
+from jax._src.state.types import TransposeTransform
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
@@ -37,9 +45,17 @@ class _Sums:
         self.value = value
 
 
+def _read(ref: Any) -> jax.Array:
+    last = getattr(ref, "transforms", ())[-1:]
+    if last and isinstance(last[0], TransposeTransform):
+        before = dataclasses.replace(ref, transforms=ref.transforms[:-1])
+        return before[...].transpose(last[0].permutation)
+    return ref[...]
+
+
 def _wgmma(sums: _Sums, a, b) -> None:
-    a = a if isinstance(a, jax.Array) else a[...]
-    sums.value += jnp.dot(a.astype(jnp.float32), b[...].astype(jnp.float32))
+    a = a if isinstance(a, jax.Array) else _read(a)
+    sums.value += jnp.dot(a.astype(jnp.float32), _read(b).astype(jnp.float32))
 
 
 def _run_state(body):
@@ -49,6 +65,30 @@ def _run_state(body):
         return jax.tree.map(lambda cell: cell.value, cells)
 
     return run
+
+
+def _watched() -> Iterator[Any]:
+    """Patches that end all warpgroups when one fails."""
+    failed = threading.Event()
+    run = thread_map._run_jaxpr
+
+    class Condition(threading.Condition):
+        def wait(self, timeout: float | None = None) -> bool:
+            while not super().wait(1):
+                if failed.is_set():
+                    raise RuntimeError("another warpgroup failed")
+            return True
+
+    def watched(*args: Any) -> None:
+        try:
+            run(*args)
+        except BaseException:
+            failed.set()
+            raise
+
+    known = types.SimpleNamespace(**{**vars(threading), "Condition": Condition})
+    yield mock.patch.object(shared_memory, "threading", known)
+    yield mock.patch.object(thread_map, "_run_jaxpr", watched)
 
 
 @contextlib.contextmanager
@@ -73,6 +113,8 @@ def interpreted() -> Iterator[None]:
     }
     with contextlib.ExitStack() as stack:
         options = params.InterpretGPUParams(detect_races=True)
+        for patch in _watched():
+            stack.enter_context(patch)
         stack.enter_context(params.force_gpu_interpret_mode(options))
         for name, function in played.items():
             stack.enter_context(mock.patch.object(plgpu, name, function))
