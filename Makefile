@@ -1,5 +1,6 @@
-# Everything runs in .venv, made by `make install` with Python 3.11 or 3.12.
-PYTHON ?= $(shell for p in python3.12 python3.11 python3; do \
+# Everything runs in .venv, made by `make install` with Python 3.11 or 3.12, the first of
+# these that is there: the newer jax that comes with 3.12 compiles the tests more slowly.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' \
 	2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin

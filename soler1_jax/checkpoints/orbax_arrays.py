@@ -66,7 +66,8 @@ class _PieceHandler(ocp.type_handlers.NumpyHandler):
         args: Any = None,
     ) -> list[Any]:
         """Writes arrays one after another; nothing is left to be waited for."""
-        for value, info in zip(values, infos, strict=True):
+        order = sorted(zip(values, infos, strict=True), key=lambda pair: pair[1].name)
+        for value, info in order:
             await info.await_path_creation()
             store = await ts.open(_spec(Path(info.path), value), create=True)
             await self._write(store, value.pieces())
@@ -89,11 +90,12 @@ class _PieceHandler(ocp.type_handlers.NumpyHandler):
 
 
 def write_arrays(folder: Path, sources: Mapping[tuple[str, ...], PieceSource]) -> None:
-    """Writes an Orbax checkpoint.
+    """Writes an Orbax checkpoint, without other processes of the job.
 
     Args:
       folder: where; must not exist.
-      sources: path in the tree of parameters -> array.
+      sources: path in the tree of parameters -> array. Their pieces are made in the order
+        of `in_order`.
     """
     tree: dict[str, Any] = {}
     for path, source in sources.items():
@@ -104,12 +106,25 @@ def write_arrays(folder: Path, sources: Mapping[tuple[str, ...], PieceSource]) -
     registry = ocp.type_handlers.create_type_handler_registry(
         (PieceSource, _PieceHandler())
     )
+    here = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=here, active_processes={here}
+    )
     with _quiet(), native_disk_errors(folder):
         handler = ocp.PyTreeCheckpointHandler(
-            use_ocdbt=False, use_zarr3=True, type_handler_registry=registry
+            use_ocdbt=False,
+            use_zarr3=True,
+            type_handler_registry=registry,
+            multiprocessing_options=alone,
         )
-        with contextlib.closing(ocp.Checkpointer(handler)) as writer:
+        writer = ocp.Checkpointer(handler, multiprocessing_options=alone)
+        with contextlib.closing(writer):
             writer.save(folder.absolute(), args=ocp.args.PyTreeSave(tree))
+
+
+def in_order(sources: Mapping[tuple[str, ...], PieceSource]) -> list[PieceSource]:
+    """Arrays as `write_arrays` writes them."""
+    return [sources[path] for path in sorted(sources, key=".".join)]
 
 
 def check_arrays(folder: Path, like: Params) -> None:

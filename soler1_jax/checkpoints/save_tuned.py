@@ -1,9 +1,10 @@
 """Trained parameters as a converted folder, with all else from the model they began as."""
 
+import contextlib
 import functools
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,9 +29,11 @@ from soler1_jax.checkpoints.orbax_arrays import (
     PIECE_BYTES,
     Index,
     PieceSource,
+    in_order,
     write_arrays,
 )
 from soler1_jax.checkpoints.to_orbax import array_layout
+from soler1_jax.common import distributed
 from soler1_jax.common.errors import UserError, require_space
 from soler1_jax.model.functional import Functional, Params
 
@@ -44,9 +47,12 @@ def save_tuned(
 ) -> None:
     """Writes a folder for `load_vlm` and `soler1 convert --to hf`.
 
+    All processes of a job call it, since each holds a part of the parameters; the first
+    one writes, piece by piece.
+
     Args:
       folder: to be made; must not exist, or be empty.
-      params: as `load_vlm` returns them, on devices of this process.
+      params: as `load_vlm` returns them, on devices of the job.
       base: folder that `load_vlm` read them from; configuration, tokenizer, processor
         and words are copied from it.
       dtype: of the weights written.
@@ -59,7 +65,8 @@ def save_tuned(
     folder, base = Path(folder).absolute(), Path(base)
     config = checked_folder(base)[0] if is_converted(base) else read_config(base)
     leaves = _checked(Functional(config).shapes(), params, base)
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+    used = folder.is_file() or (folder.is_dir() and any(folder.iterdir()))
+    if distributed.agreed(used):
         raise UserError(
             f"a new or empty folder is needed; {folder} is not; remove it or choose "
             "another"
@@ -69,14 +76,34 @@ def save_tuned(
         path: _source(group, leaves[path], kind, piece_bytes)
         for path, group in hf_names.by_parameter(config).items()
     }
-    wording = stored_wording(base)
-    with new_folder(folder) as fresh:
-        size = sum(math.prod(source.shape) for source in sources.values())
-        require_space(fresh, size * kind.itemsize)
-        write_companions(base, fresh, dtype, wording)
+    if not distributed.is_first():
+        _take_part(folder, sources)
+        return
+    with contextlib.ExitStack() as stack:
+        try:
+            fresh = stack.enter_context(new_folder(folder))
+            size = sum(math.prod(source.shape) for source in sources.values())
+            require_space(fresh, size * kind.itemsize)
+            write_companions(base, fresh, dtype, stored_wording(base))
+        except UserError:
+            distributed.agreed(False)
+            raise
+        distributed.agreed(True)
         write_arrays(fresh / WEIGHTS, sources)
         untied = not config.text.tie_embeddings
         write_about(fresh, source="trained", **head_fields(config, untied))
+
+
+def _take_part(folder: Path, sources: Mapping[hf_names.Path, PieceSource]) -> None:
+    """Gives the first process what it writes."""
+    if not distributed.agreed(True):
+        raise UserError(
+            f"the first process makes {folder}, and could not; see its line; run the "
+            "same command again"
+        )
+    for source in in_order(sources):
+        for _ in source.pieces():
+            pass
 
 
 def _checked(shapes: Params, params: Params, base: Path) -> dict[hf_names.Path, Any]:
@@ -124,7 +151,8 @@ def _fetch(leaf: Any, where: Index) -> np.ndarray:
         )
     ]
     values = _slice(leaf, [r.start for r in ranges], tuple(map(len, ranges)))
-    return np.asarray(values[0] if isinstance(where[0], int) else values)
+    values = distributed.whole(values)
+    return values[0] if isinstance(where[0], int) else values
 
 
 @functools.partial(jax.jit, static_argnums=2)

@@ -144,8 +144,9 @@ class Train:
     """Packed rows of a batch."""
     records: int = 4
     """Records of a row."""
-    record_tokens: int = 512
-    """Tokens of a record, those of its pictures included."""
+    record_tokens: tuple[int, ...] = (512,)
+    """Tokens of a record, those of its pictures included; one number, or one for each
+    record of a row. The other side fills shorter ones up to the longest."""
     answer_tokens: int = 64
     """The last tokens of a record, whose prediction counts."""
     pictures: int = 1
@@ -202,8 +203,10 @@ def run(args: Args) -> None:
     elif isinstance(args, Train):
         from soler1_jax.cli import bench_train as bench
 
-        for name in ("rows", "records", "record_tokens", "pictures"):
+        for name in ("rows", "records", "pictures"):
             require_positive(name, getattr(args, name))
+        for count in args.record_tokens:
+            require_positive("record_tokens", count)
         command, columns = "bench train", _TRAIN_COLUMNS
     elif isinstance(args, Render):
         from soler1_jax.cli import bench_render as bench

@@ -3,17 +3,18 @@
 Both sides take the same float32 weights of Qwen3-VL's shape and the same records of
 pictures, words and an answer, and do the same: cross-entropy of the answer, gradients of
 all weights, clipping, AdamW. Ours puts several records into a row; the other side takes
-them as a batch, of equal length, so that neither has padding. The two take turns, so that
-a busy moment of the machine hits both.
+them as a batch, filled up to the longest; of equal length, neither has padding. The two
+take turns, so that a busy moment of the machine hits both.
 
-Letters: B rows, M records of a row, T tokens of a record, R rounds. Seconds are medians
-over rounds, without compilation; batches are on the device before the clock starts.
+Letters: B rows, M records of a row, N = B * M records, T tokens of the longest, R rounds.
+Seconds are medians over rounds, without compilation; batches are on the device before the
+clock starts.
 """
 
 import dataclasses
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ def measure(
     preset: str,
     rows: int,
     records: int,
-    record_tokens: int,
+    record_tokens: Sequence[int],
     answer_tokens: int,
     pictures: int,
     picture_side: int,
@@ -75,7 +76,7 @@ def measure(
       preset: a key of `PRESETS`.
       rows: B.
       records: M.
-      record_tokens: T, those of pictures included.
+      record_tokens: of a record, those of pictures included: one number, or M.
       answer_tokens: the last of each record, whose prediction counts.
       pictures: in each record.
       picture_side: in pixels.
@@ -91,19 +92,23 @@ def measure(
     if preset not in PRESETS:
         raise UserError(f"unknown preset {preset!r}{nearest_hint(preset, PRESETS)}")
     config = _with_remat(dataclasses.replace(PRESETS[preset], dtype=dtype), remat)
-    if not 0 < answer_tokens < record_tokens:
-        raise UserError(
-            "an answer is a part of a record; got --answer-tokens "
-            f"{answer_tokens} of {record_tokens}; give fewer, at least 1"
+    lengths = _lengths(records, record_tokens, answer_tokens)
+    drawn = [
+        make_inputs(config, 1, length, pictures, picture_side, seed + i)
+        for i, length in enumerate(lengths * rows)
+    ]
+    sides, count = _sides(config, drawn, answer_tokens, rows, remat, peer, seed)
+    tokens = rows * sum(lengths)
+    flop = sum(
+        training_flop(
+            config,
+            1,
+            record["input_ids"].size,
+            record["image_grid_thw"].prod(axis=1),
+            answer_tokens,
         )
-    inputs = make_inputs(
-        config, rows * records, record_tokens, pictures, picture_side, seed
+        for record in drawn
     )
-    sides, count = _sides(config, inputs, answer_tokens, rows, remat, peer, seed)
-    tokens = rows * records * record_tokens
-    frames = inputs["image_grid_thw"].prod(axis=1)
-    read = rows * records * answer_tokens
-    flop = training_flop(config, rows * records, record_tokens, frames, read)
     # A CPU is as fast with smaller matrices, and done in seconds instead of minutes.
     side = {"side": 2048} if jax.default_backend() == "cpu" else {}
     ceiling = bench_ceilings.matmul_ceiling(dtype, **side)
@@ -112,7 +117,7 @@ def measure(
             "side": side,
             "rows": rows,
             "records": records,
-            "record_tokens": record_tokens,
+            "record_tokens": lengths,
             "dtype": dtype,
             "parameters": count,
             **row,
@@ -123,9 +128,42 @@ def measure(
         }
 
 
+def _lengths(
+    records: int, record_tokens: Sequence[int], answer_tokens: int
+) -> list[int]:
+    """Tokens of each record of a row."""
+    if len(record_tokens) not in (1, records):
+        raise UserError(
+            "records of a row have one number of tokens or one each; got "
+            f"{len(record_tokens)} for {records}; change --record-tokens or --records"
+        )
+    if not 0 < answer_tokens < min(record_tokens):
+        raise UserError(
+            "an answer is a part of a record; got --answer-tokens "
+            f"{answer_tokens} of {min(record_tokens)}; give fewer, at least 1"
+        )
+    return list(record_tokens) * (records // len(record_tokens))
+
+
+def padded(records: Sequence[Inputs]) -> Inputs:
+    """Lay records one below the other, filled up on the right: [N, T]."""
+    longest = max(record["input_ids"].size for record in records)
+
+    def joined(name: str) -> np.ndarray:
+        rows = [record[name][0] for record in records]
+        return np.stack([np.pad(row, (0, longest - row.size)) for row in rows])
+
+    return {
+        "input_ids": joined("input_ids"),
+        "attention_mask": joined("attention_mask"),
+        "pixel_values": np.concatenate([r["pixel_values"] for r in records]),
+        "image_grid_thw": np.concatenate([r["image_grid_thw"] for r in records]),
+    }
+
+
 def _sides(
     config: ModelConfig,
-    inputs: Inputs,
+    records: Sequence[Inputs],
     answer_tokens: int,
     rows: int,
     remat: bool,
@@ -144,12 +182,12 @@ def _sides(
             model = bench_transformers.load(Path(folder), "float32")
             params = load_vlm(folder, "float32").params
         sides[THEIRS] = bench_transformers.training(
-            model, config, inputs, answer_tokens, LEARNING, remat=remat
+            model, config, padded(records), answer_tokens, LEARNING, remat=remat
         )
     else:
         params = jax.jit(Functional(config).init, static_argnums=0)(seed)
     count = parameter_count(params)
-    sides[OURS] = _ours(config, params, inputs, answer_tokens, rows)
+    sides[OURS] = _ours(config, params, records, answer_tokens, rows)
     return sides, count
 
 
@@ -162,45 +200,39 @@ def _with_remat(config: ModelConfig, remat: bool) -> ModelConfig:
 
 
 def packed_rows(
-    config: ModelConfig, inputs: Inputs, answer_tokens: int, rows: int
+    config: ModelConfig, records: Sequence[Inputs], answer_tokens: int, rows: int
 ) -> PackedRows:
-    """Lay records of equal length side by side in rows.
+    """Lay records side by side in rows.
 
     Args:
       config: of the model.
-      inputs: of `make_inputs`.
+      records: N of `make_inputs`, one each, M a row; all rows have as many tokens.
       answer_tokens: the last of each record, which count 1 each.
-      rows: B; divides the records.
+      rows: B.
     """
-    count, length = inputs["input_ids"].shape
-    weights = np.zeros(length, np.float32)
-    weights[-answer_tokens:] = 1
-    pictures = len(inputs["image_grid_thw"]) // count
-    patches = len(inputs["pixel_values"]) // len(inputs["image_grid_thw"])
-    examples = [
-        make_example(
-            config,
-            inputs["input_ids"][i],
-            weights,
-            pixel_values=inputs["pixel_values"][i * pictures * patches :][
-                : pictures * patches
-            ],
-            image_grid_thw=inputs["image_grid_thw"][i * pictures :][:pictures],
-        )
-        for i in range(count)
-    ]
+    examples = []
+    for record in records:
+        ids = record["input_ids"][0]
+        weights = np.zeros(len(ids), np.float32)
+        weights[-answer_tokens:] = 1
+        pictures = {k: record[k] for k in ("pixel_values", "image_grid_thw")}
+        examples.append(make_example(config, ids, weights, **pictures))
     shape = RowShape(
         rows=rows,
-        length=count // rows * length,
-        pictures=count // rows * pictures,
-        patches=patches,
+        length=sum(record["input_ids"].size for record in records) // rows,
+        pictures=sum(len(r["image_grid_thw"]) for r in records) // rows,
+        patches=int(records[0]["image_grid_thw"][0].prod()),
     )
     (batch,) = pack(examples, config, shape)
     return batch
 
 
 def _ours(
-    config: ModelConfig, params: Params, inputs: Inputs, answer_tokens: int, rows: int
+    config: ModelConfig,
+    params: Params,
+    records: Sequence[Inputs],
+    answer_tokens: int,
+    rows: int,
 ) -> Step:
     """Our side; it holds the training state from step to step."""
     functions, mesh = Functional(config), meshes.make_mesh()
@@ -210,7 +242,7 @@ def _ours(
     state = jax.jit(lambda p: states.create(p, optimizer, 0), donate_argnums=0)(params)
     placed = states.state_shardings(state, mesh, logical)
     step = packed.make_step(functions, optimizer, packed.PackedConfig(), mesh, placed)
-    batch = packed_rows(config, inputs, answer_tokens, rows)
+    batch = packed_rows(config, records, answer_tokens, rows)
     pixels = batch.patches.values.astype(jnp.dtype(config.dtype))
     batch = batch._replace(patches=batch.patches._replace(values=pixels))
     batch = jax.device_put(batch, meshes.batch_sharding(mesh))

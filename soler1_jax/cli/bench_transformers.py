@@ -140,8 +140,10 @@ def training(
     dtype = getattr(torch, config.dtype)
     given["pixel_values"] = given["pixel_values"].to(dtype)
     kinds = (given["input_ids"] == config.media.image).long()
-    labels = given["input_ids"].clone()
-    labels[:, :-answer_tokens] = -100
+    # Of each record the last tokens before its padding.
+    left = given["attention_mask"].flip(1).cumsum(1).flip(1)
+    counted = (left > 0) & (left <= answer_tokens) & (given["attention_mask"] > 0)
+    labels = given["input_ids"].masked_fill(~counted, -100)
     optimizer = torch.optim.AdamW(
         model.parameters(),
         lr=learning.learning_rate,

@@ -3,8 +3,7 @@
 The model writes several answers to each progress query of data sets of `soler1 synth`; form
 and number are paid for as in the paper. Each question's pictures are computed once for all
 of its answers. Writes checkpoints, metrics.jsonl, and at the end OUT/model; the same
-command continues after an interruption, on any number of devices. Several hosts leave
-OUT/model to the same command on one of them.
+command continues after an interruption, on any number of devices and hosts.
 """
 
 from __future__ import annotations

@@ -3,8 +3,7 @@
 Learns from data sets of `soler1 synth`, put into the checkpoint's own words, and from
 conversations in JSON lines. Writes checkpoints, metrics.jsonl, and at the end OUT/model,
 which `soler1 reward --rewarder` and `soler1 convert --to hf` take. The same command
-continues after an interruption, on any number of devices. Several hosts leave OUT/model to
-the same command on one of them.
+continues after an interruption, on any number of devices and hosts.
 """
 
 from __future__ import annotations

@@ -10,6 +10,8 @@ import os
 from collections.abc import Mapping
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 from soler1_jax.common.errors import UserError
 
@@ -65,6 +67,20 @@ def count() -> int:
 def is_first() -> bool:
     """Whether this process writes what is written once."""
     return jax.process_index() == 0
+
+
+def agreed(value: bool) -> bool:
+    """What the first process says; all processes ask at the same time."""
+    if count() == 1:
+        return value
+    return bool(multihost_utils.broadcast_one_to_all(np.bool_(value)))
+
+
+def whole(array: jax.Array) -> np.ndarray:
+    """Brings an array to every host; all processes ask for it at the same time."""
+    if count() > 1:
+        array = multihost_utils.process_allgather(array, tiled=True)
+    return np.asarray(array)
 
 
 def _is_one_of_many(environment: Mapping[str, str]) -> bool:

@@ -48,15 +48,11 @@ def place(
 def finish(
     args: Options, learner: Learner, state: TrainState, seconds: float, place: Place
 ) -> None:
-    """Writes OUT/model and result.json, and says so; several hosts leave that to one."""
+    """Writes OUT/model and result.json, and says so."""
     place.store.wait()
     steps = int(state.step)
-    if distributed.count() > 1:
-        if distributed.is_first():
-            print(f"{args.out}: {steps} steps; for OUT/model run it on one host")
-        return
     model = args.out / "model"
-    if not model.exists():
+    if not distributed.agreed(model.exists()):
         # One that is there is whole, and of this run.
         params = merged(learner.config, join(state.params, learner.frozen))
         save_tuned(model, params, args.model, args.saved_dtype)
@@ -68,4 +64,5 @@ def finish(
             "devices": place.mesh.size,
         }
     )
-    print(f"{args.out}: {steps} steps in {seconds:.0f} s, see model/")
+    if distributed.is_first():
+        print(f"{args.out}: {steps} steps in {seconds:.0f} s, see model/")

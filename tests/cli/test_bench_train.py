@@ -19,7 +19,7 @@ from soler1_jax.training import packed
 SIZES = {
     "rows": 2,
     "records": 2,
-    "record_tokens": 24,
+    "record_tokens": (24,),
     "answer_tokens": 6,
     "pictures": 2,
     "picture_side": 16,
@@ -42,6 +42,8 @@ def _args(out, **settings):
         (["--preset", "smal"], "did you mean 'small'"),
         (["--answer-tokens", "512"], "got --answer-tokens 512 of 512"),
         (["--record-tokens", "100"], "give 148 or more"),
+        (["--record-tokens", "512", "600"], "got 2 for 4"),
+        (["--record-tokens", "512", "-1", "512", "512"], "must be positive"),
     ],
 )
 def test_mistakes_are_one_line_and_leave_no_folder(words, message, tmp_path, capsys):
@@ -65,8 +67,10 @@ def test_without_a_peer_only_we_are_timed(tmp_path, tiny, monkeypatch):
 
 
 @pytest.mark.parity
-@pytest.mark.parametrize("remat", [False, True])
-def test_both_sides_learn_the_same(tmp_path, tiny, remat, monkeypatch):
+@pytest.mark.parametrize(
+    ("remat", "lengths"), [(False, (24,)), (True, (24,)), (False, (19, 31))]
+)
+def test_both_sides_learn_the_same(tmp_path, tiny, remat, lengths, monkeypatch):
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
     monkeypatch.setattr(
@@ -74,7 +78,7 @@ def test_both_sides_learn_the_same(tmp_path, tiny, remat, monkeypatch):
         "LEARNING",
         dataclasses.replace(bench_train.LEARNING, learning_rate=1e-3),
     )
-    bench.run(_args(tmp_path, remat=remat))
+    bench.run(_args(tmp_path, remat=remat, record_tokens=lengths))
     theirs, ours = json.loads((tmp_path / "result.json").read_text())["rows"]
     assert (theirs["side"], ours["side"]) == ("transformers", "soler1_jax")
     for name in ("first_loss", "last_loss"):
@@ -85,15 +89,30 @@ def test_both_sides_learn_the_same(tmp_path, tiny, remat, monkeypatch):
 
 def test_all_that_counts_is_in_the_rows():
     config = tiny_config()
-    inputs = bench_generate.make_inputs(config, 4, 24, 2, 16, 0)
-    rows = bench_train.packed_rows(config, inputs, 6, 2)
+    lengths = (20, 28, 20, 28)
+    drawn = [
+        bench_generate.make_inputs(config, 1, length, 2, 16, seed)
+        for seed, length in enumerate(lengths)
+    ]
+    rows = bench_train.packed_rows(config, drawn, 6, 2)
     assert rows.ids.shape == (2, 48) and rows.segments.min() == 1
-    np.testing.assert_array_equal(rows.ids.reshape(4, 24), inputs["input_ids"])
+    ids = np.concatenate([record["input_ids"][0] for record in drawn])
+    np.testing.assert_array_equal(rows.ids.reshape(-1), ids)
     assert packed.targets(rows)[1].sum() == 4 * 6
-    np.testing.assert_array_equal(
-        rows.patches.values.reshape(inputs["pixel_values"].shape),
-        inputs["pixel_values"],
-    )
+    pixels = np.concatenate([record["pixel_values"] for record in drawn])
+    np.testing.assert_array_equal(rows.patches.values.reshape(pixels.shape), pixels)
+
+
+def test_the_other_side_has_padding_behind_shorter_records():
+    drawn = [
+        bench_generate.make_inputs(tiny_config(), 1, length, 2, 16, length)
+        for length in (20, 28)
+    ]
+    laid = bench_train.padded(drawn)
+    assert laid["input_ids"].shape == laid["attention_mask"].shape == (2, 28)
+    assert laid["attention_mask"].sum(axis=1).tolist() == [20, 28]
+    np.testing.assert_array_equal(laid["input_ids"][0, :20], drawn[0]["input_ids"][0])
+    assert len(laid["image_grid_thw"]) == 4
 
 
 def test_flop_are_those_that_xla_counts():

@@ -108,8 +108,6 @@ def test_two_processes_of_four_devices_equal_one_device(mesh, sft, tmp_path):
     options, one = sft
     out = ["--out", tmp_path / "run"]
     _finish(*_together("sft-vlm", [*options, *out, "--mesh", mesh]))
-    assert not (tmp_path / "run/model").exists()
-    _finish(_start("sft-vlm", [*options, *out]))  # one host writes the model
     _check_same(one, tmp_path / "run", ["loss", "tokens", "grad_norm"])
 
 
@@ -145,7 +143,6 @@ def test_two_processes_improve_a_model_as_one_device_does(
     one, two = tmp_path / "one", tmp_path / "two"
     _finish(_start("rlvr-vlm", [*options, "--out", one]))
     _finish(*_together("rlvr-vlm", [*options, "--out", two, "--mesh", "2,2,2"]))
-    _finish(_start("rlvr-vlm", [*options, "--out", two]))
     rewards = _curve(one, ["reward"])["reward"]
     assert rewards.std() > 0
     _check_same(one, two, ["loss", "reward", "length"])
