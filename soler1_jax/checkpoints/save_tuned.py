@@ -85,7 +85,8 @@ def save_tuned(
             size = sum(math.prod(source.shape) for source in sources.values())
             require_space(fresh, size * kind.itemsize)
             write_companions(base, fresh, dtype, stored_wording(base))
-        except UserError:
+        except Exception:
+            # Whatever it is, the others must not wait for pieces to be asked for.
             distributed.agreed(False)
             raise
         distributed.agreed(True)

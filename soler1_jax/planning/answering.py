@@ -16,7 +16,14 @@ from soler1_jax.model.flop import decode_flop, prefill_flop
 from soler1_jax.model.functional import Functional, Params, parameter_count
 from soler1_jax.model.patches import Patches, bucket
 from soler1_jax.model.prompt import Prompt, make_prompt
-from soler1_jax.planning.program import Program, Sizes, by_row, placed, require_qwen
+from soler1_jax.planning.program import (
+    Program,
+    Sizes,
+    by_row,
+    placed,
+    require_qwen,
+    weights,
+)
 from soler1_jax.sampling.unconstrained import Written, write
 
 
@@ -28,9 +35,7 @@ def program(config: ModelConfig, mesh: Mesh, sizes: Sizes) -> Program:
     """
     require_qwen(config, "reward")
     functions = Functional(config)
-    shapes = jax.tree.map(
-        lambda p: ShapeDtypeStruct(p.shape, jnp.dtype(config.dtype)), functions.shapes()
-    )
+    shapes = weights(config)
     shardings = meshes.shardings(functions.logical_axes(), shapes, mesh)
     prompt, patches = _prompt(config, sizes)
     key = jax.eval_shape(lambda: jax.random.key(0))

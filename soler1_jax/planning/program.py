@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
 from soler1_jax.common import mesh as meshes
 from soler1_jax.common.errors import UserError, require_positive
 from soler1_jax.model.config import ModelConfig
+from soler1_jax.model.functional import Functional, Params
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,6 +98,14 @@ class Program(NamedTuple):
             math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
             for leaf in jax.tree.leaves(self.arguments)
         )
+
+
+def weights(config: ModelConfig) -> Params:
+    """Shapes of a model's weights in its own dtype, as it is asked with."""
+    dtype = jnp.dtype(config.dtype)
+    return jax.tree.map(
+        lambda p: jax.ShapeDtypeStruct(p.shape, dtype), Functional(config).shapes()
+    )
 
 
 def placed(shapes: Any, shardings: Any) -> Any:

@@ -21,8 +21,8 @@ from soler1_jax.envs import tabletop
 from soler1_jax.envs.model import ITERATIONS
 from soler1_jax.model.config import ModelConfig
 from soler1_jax.model.flop import decode_flop, prefill_flop
-from soler1_jax.model.functional import Functional, parameter_count
-from soler1_jax.planning.program import Program, Sizes, placed, require_qwen
+from soler1_jax.model.functional import parameter_count
+from soler1_jax.planning.program import Program, Sizes, placed, require_qwen, weights
 from soler1_jax.reward import composite
 from soler1_jax.reward.question import Question, make_questions
 from soler1_jax.reward.sole import SoleSettings, make_sole_rewarder
@@ -33,7 +33,6 @@ from soler1_jax.rl.types import shapes_of
 
 # First, previous and current frame, from two cameras.
 PICTURES = 6
-_EVERY, _QUERIES = 5, 8
 
 
 def program(config: ModelConfig, mesh: Mesh, sizes: Sizes) -> Program:
@@ -44,8 +43,8 @@ def program(config: ModelConfig, mesh: Mesh, sizes: Sizes) -> Program:
     """
     require_qwen(config, "rl")
     policies, chips = _check(mesh, sizes)
-    env = tabletop.make(episode_length=_EVERY * _QUERIES, raycast="pallas_tpu")
-    episode = ChunkConfig(every=_EVERY, queries=_QUERIES)
+    episode = ChunkConfig()
+    env = tabletop.make(episode_length=episode.steps, raycast="pallas_tpu")
     worlds = sizes.batch // policies
     settings = PPOConfig(
         worlds=worlds,
@@ -57,7 +56,7 @@ def program(config: ModelConfig, mesh: Mesh, sizes: Sizes) -> Program:
     question, patches = _questions(config, sizes, policies)
     devices = iteration.make_mesh(mesh.devices, agent)
     programs = iteration.make_programs(env, rewarder, agent, episode, devices)
-    asked = sizes.batch * _QUERIES
+    asked = sizes.batch * episode.queries
     flops = prefill_flop(config, asked, sizes.tokens, np.full(asked, patches))
     flops += decode_flop(config, asked, sizes.tokens, sizes.new_tokens)
     return Program(
@@ -86,7 +85,7 @@ def _check(mesh: Mesh, sizes: Sizes) -> tuple[int, int]:
         )
     if sizes.microbatches > 1:
         raise UserError(
-            f"an iteration of --stage rl is one piece; got --microbatches "
+            "an iteration of --stage rl is one piece; got --microbatches "
             f"{sizes.microbatches}; leave it out"
         )
     shown = PICTURES, composite.TILE
@@ -101,14 +100,10 @@ def _check(mesh: Mesh, sizes: Sizes) -> tuple[int, int]:
 
 def _rewarder(config: ModelConfig, sizes: Sizes) -> Rewarder:
     """A released rewarder whose weights are shapes; it is never prepared or decoded."""
-    shapes = jax.tree.map(
-        lambda p: ShapeDtypeStruct(p.shape, jnp.dtype(config.dtype)),
-        Functional(config).shapes(),
-    )
     # The last word stands for a checkpoint's stop token.
     described = types.SimpleNamespace(
         config=config,
-        params=shapes,
+        params=weights(config),
         stop_ids=(config.text.vocab_size - 1,),
         folder=None,
         wording=None,
@@ -154,7 +149,7 @@ def _arguments(
     state = jax.eval_shape(programs.init, seeds)
     tasks = np.zeros(policies, np.int32)
     work = iteration.Assignment(tasks, question)
-    mode = iteration.mode(1.0, learn=True)
+    mode = iteration.make_mode(1.0, learn=True)
     return (
         placed(state, place.by_device),
         placed(work, place.by_run),

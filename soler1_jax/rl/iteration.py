@@ -50,7 +50,7 @@ class Mode(NamedTuple):
     learn: jax.Array  # bool []
 
 
-def mode(explore: float, *, learn: bool) -> Mode:
+def make_mode(explore: float, *, learn: bool) -> Mode:
     """What an iteration is for, on the host."""
     return Mode(np.float32(explore), np.bool_(learn))
 

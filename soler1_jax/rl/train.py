@@ -16,7 +16,7 @@ from soler1_jax.common.errors import UserError, require_non_negative
 from soler1_jax.common.rewarder import Rewarder
 from soler1_jax.rl import evaluate, iteration
 from soler1_jax.rl.chunk import ChunkConfig
-from soler1_jax.rl.iteration import Assignment, LoopState, Mode, Outcome, mode
+from soler1_jax.rl.iteration import Assignment, LoopState, Mode, Outcome, make_mode
 from soler1_jax.rl.types import Agent, Environment, EpisodeRecord, shapes_of
 
 
@@ -48,7 +48,8 @@ class Trainer:
         place = self._programs.placement
         self._split = place.by_run
         self.params = jax.device_put(rewarder.params, place.whole)
-        learning, watching = mode(1.0, learn=True), mode(0.0, learn=False)
+        learning = make_mode(1.0, learn=True)
+        watching = make_mode(0.0, learn=False)
         self._learning = jax.device_put(learning, place.whole)
         self._watching = jax.device_put(watching, place.whole)
         self._program: Any = None

@@ -67,8 +67,9 @@ def _run_state(body):
     return run
 
 
-def _watched() -> Iterator[Any]:
-    """Patches that end all warpgroups when one fails."""
+@contextlib.contextmanager
+def _watched() -> Iterator[None]:
+    """Within, all warpgroups end when one fails."""
     failed = threading.Event()
     run = thread_map._run_jaxpr
 
@@ -87,8 +88,11 @@ def _watched() -> Iterator[Any]:
             raise
 
     known = types.SimpleNamespace(**{**vars(threading), "Condition": Condition})
-    yield mock.patch.object(shared_memory, "threading", known)
-    yield mock.patch.object(thread_map, "_run_jaxpr", watched)
+    with (
+        mock.patch.object(shared_memory, "threading", known),
+        mock.patch.object(thread_map, "_run_jaxpr", watched),
+    ):
+        yield
 
 
 @contextlib.contextmanager
@@ -113,8 +117,7 @@ def interpreted() -> Iterator[None]:
     }
     with contextlib.ExitStack() as stack:
         options = params.InterpretGPUParams(detect_races=True)
-        for patch in _watched():
-            stack.enter_context(patch)
+        stack.enter_context(_watched())
         stack.enter_context(params.force_gpu_interpret_mode(options))
         for name, function in played.items():
             stack.enter_context(mock.patch.object(plgpu, name, function))
