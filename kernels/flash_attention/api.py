@@ -90,6 +90,7 @@ def flash_attention(
         q,
         k,
         causal=causal,
+        segments=q_segments is not None,
         softmax_scale=softmax_scale,
         logit_cap=logit_cap,
         blocks=blocks,

@@ -49,31 +49,42 @@ def plan(
     k: Array,
     *,
     causal: bool,
+    segments: bool,
     softmax_scale: float | None,
     logit_cap: float | None = None,
     blocks: tuple[int, int] | None = None,
 ) -> Rules | Plans:
     """Return the rules of a call of the implementation `name`, or those of each platform.
 
+    Args:
+      name: of the implementation, or `BY_PLATFORM`.
+      q: [B, Tq, Hq, D].
+      k: [B, Tk, Hkv, D].
+      causal, softmax_scale, logit_cap, blocks: as for `api.flash_attention`.
+      segments: whether there are any.
+
     Raises:
       ValueError: `blocks` does not suit the implementation.
     """
+    blocks_of = functools.partial(block_sizes.choose, causal=causal, segments=segments)
     if name == BY_PLATFORM:
         of_platform = functools.partial(
             plan,
             q=q,
             k=k,
             causal=causal,
+            segments=segments,
             softmax_scale=softmax_scale,
             logit_cap=logit_cap,
         )
+        on_xla = functools.partial(blocks_of, "xla", q, k, None)
         return Plans(
             of_platform("pallas_tpu"),
-            of_platform("xla", blocks=block_sizes.choose("xla", q, k, None, "cpu")),
+            of_platform("xla", blocks=on_xla("cpu")),
             of_platform("pallas_gpu") if suits_hopper(q) else None,
-            of_platform("xla", blocks=block_sizes.choose("xla", q, k, None, "other")),
+            of_platform("xla", blocks=on_xla("other")),
         )
-    block_q, block_k = block_sizes.choose(name, q, k, blocks)
+    block_q, block_k = blocks_of(name, q, k, blocks)
     scale = q.shape[-1] ** -0.5 if softmax_scale is None else float(softmax_scale)
     return Rules(
         queries=q.shape[1],

@@ -46,15 +46,19 @@ def forward(
 
         def block(args):
             query, index, first, full, end = args
-            step = functools.partial(_forward_step, rules, query, keys, values)
-            rows = query.shape[:-1]
-            state = (
-                jnp.full(rows, FLOOR, jnp.float32),
-                jnp.zeros(rows, jnp.float32),
-                jnp.zeros(query.shape, jnp.float32),
-            )
             edge = (index, segments)
-            top, total, out = _see_keys(rules, step, edge, (first, full, end), state)
+            if rules.blocks_k == 1:
+                # without a loop it fuses with what comes before and after
+                top, total, out = _see_only(rules, query, keys, values, edge)
+            else:
+                step = functools.partial(_forward_step, rules, query, keys, values)
+                rows = query.shape[:-1]
+                state = (
+                    jnp.full(rows, FLOOR, jnp.float32),
+                    jnp.zeros(rows, jnp.float32),
+                    jnp.zeros(query.shape, jnp.float32),
+                )
+                top, total, out = _see_keys(step, edge, (first, full, end), state)
             some = total > 0
             total = jnp.where(some, total, 1)
             lse = jnp.where(some, top + jnp.log(total), -jnp.inf)
@@ -100,7 +104,10 @@ def backward(
             step = functools.partial(_backward_step, rules, rows, keys, values)
             state = (jnp.zeros(query.shape, jnp.float32), *sums)
             edge = (index, segments)
-            dq, *sums = _see_keys(rules, step, edge, (first, full, end), state)
+            if rules.blocks_k == 1:
+                dq, *sums = step(edge, 0, state)
+            else:
+                dq, *sums = _see_keys(step, edge, (first, full, end), state)
             return tuple(sums), dq.astype(q.dtype)
 
         zeros = jnp.zeros(keys.shape, jnp.float32)
@@ -113,14 +120,24 @@ def backward(
     return split.join_queries(dq), split.join_keys(dk), split.join_keys(dv)
 
 
-def _see_keys(rules, step, edge, ranges, state):
+def _see_keys(step, edge, ranges, state):
     """Run a step over the key blocks of a range; only those not whole need a mask."""
-    if rules.blocks_k == 1:
-        # without a loop it fuses with what comes before and after
-        return step(edge, 0, state)
     first, full, end = ranges
     state = jax.lax.fori_loop(first, full, functools.partial(step, None), state)
     return jax.lax.fori_loop(full, end, functools.partial(step, edge), state)
+
+
+def _see_only(rules, query, keys, values, edge):
+    """Let rows [H, N, D] see the only key block: no earlier maximum to compare with."""
+    logits, _ = _logits(rules, query, keys[0], edge, 0)
+    top = jnp.max(logits, axis=-1)
+    _, segments = edge
+    if segments is not None or (rules.causal and rules.offset < 0):
+        # rows that see nothing; elsewhere it would keep XLA from fusing with the product
+        top = jnp.maximum(top, FLOOR)
+    weights = jnp.exp(logits - top[..., None])
+    out = _dot("hnk,hkd->hnd", weights.astype(values.dtype), values[0])
+    return top, jnp.sum(weights, axis=-1), out
 
 
 def _forward_step(rules, query, keys, values, edge, j, state):

@@ -103,10 +103,22 @@ def _parts(name, scale, k_prefix, v_prefix, q_suffix, k_suffix, v_suffix, *lengt
         valid = _segments(lengths[1], (batch, group, length))
         of_prefix = (valid.reshape(batch, -1), prefix)
         of_own = (valid.reshape(batch * group, length),) * 2
-    plan = functools.partial(program.plan, name, softmax_scale=scale)
+    segments = of_own[0] is not None
+    plan = functools.partial(program.plan, name, segments=segments, softmax_scale=scale)
     return _Parts(
         (plan(long, k_prefix, causal=False), long, k_prefix, v_prefix, *of_prefix),
         (plan(*members[:2], causal=True), *members, *of_own),
+    )
+
+
+def _plan_prefix(name, scale, q_prefix, k_prefix, prefix_lengths):
+    return program.plan(
+        name,
+        q_prefix,
+        k_prefix,
+        causal=True,
+        segments=prefix_lengths is not None,
+        softmax_scale=scale,
     )
 
 
@@ -131,7 +143,7 @@ def _attend(name, scale, *arguments):
 
 def _attend_forward(name, scale, *arguments):
     q_prefix, k_prefix, v_prefix, q_suffix = arguments[:4]
-    rules = program.plan(name, q_prefix, k_prefix, causal=True, softmax_scale=scale)
+    rules = _plan_prefix(name, scale, q_prefix, k_prefix, arguments[6])
     out_prefix, lse_prefix = program.forward(
         name,
         rules,
@@ -151,7 +163,7 @@ def _attend_backward(name, scale, residuals, gradients):
     arguments, (out_prefix, lse_prefix, out_suffix, lse_suffix) = residuals
     dout_prefix, dout_suffix = gradients
     q_prefix, k_prefix, v_prefix, *suffix, prefix_lengths, _ = arguments
-    rules = program.plan(name, q_prefix, k_prefix, causal=True, softmax_scale=scale)
+    rules = _plan_prefix(name, scale, q_prefix, k_prefix, prefix_lengths)
     dq, dk, dv = program.backward(
         name,
         rules,
