@@ -130,7 +130,8 @@ def _attend(name, rules, q, k, v, q_segments, kv_segments):
 
 
 def _attend_forward(name, rules, q, k, v, q_segments, kv_segments):
-    out, lse = program.forward(name, rules, q, k, v, q_segments, kv_segments)
+    results = program.forward(name, rules, q, k, v, q_segments, kv_segments)
+    out, lse = program.named(*results)
     return (out, lse), (q, k, v, q_segments, kv_segments, out, lse)
 
 

@@ -155,8 +155,8 @@ def _attend_forward(name, scale, *arguments):
         out, lse = program.forward(name, *part)
         pieces += [out.reshape(q_suffix.shape), lse.reshape(q_suffix.shape[:-1])]
     out_suffix, lse_suffix = flash.merge_partials(*pieces)
-    kept = (out_prefix, lse_prefix, out_suffix, lse_suffix)
-    return (out_prefix, out_suffix), (arguments, kept)
+    kept = program.named(out_prefix, lse_prefix, out_suffix, lse_suffix)
+    return (kept[0], kept[2]), (arguments, kept)
 
 
 def _attend_backward(name, scale, residuals, gradients):

@@ -171,7 +171,7 @@ class TextConfig:
       scale_embeddings: words enter as their vectors times the root of hidden_size.
       tie_embeddings: the output matrix is the embedding table.
       prefix_attention: whether pictures and prompt see each other both ways.
-      scan_layers, remat: stack and scan the layers; recompute them in the backward pass.
+      scan_layers, remat: stack and scan the layers; recompute all in the backward pass.
       lora_rank, lora_alpha: of each layer's `layers.Lora`; rank 0 for none.
     """
 
