@@ -1,5 +1,7 @@
 """How many queries and keys a block has."""
 
+import math
+
 import jax
 
 Array = jax.Array
@@ -83,16 +85,15 @@ def _on_cpu(q: Array, k: Array, causal: bool, segments: bool) -> tuple[int, int]
     if segments:
         return min(queries, _CPU_BLOCK), min(keys, _CPU_BLOCK)
     size = _CPU_BLOCK if causal else _CPU_FULL_BLOCK
-    while True:
-        blocks = _even(queries, size), _even(keys, size)
-        logits = 4 * batch * heads * blocks[0] * blocks[1]
-        if size <= _CPU_BLOCK or logits <= _CPU_FULL_BYTES:
-            return blocks
+    blocks = _even(queries, size), _even(keys, size)
+    while size > _CPU_BLOCK and 4 * batch * heads * math.prod(blocks) > _CPU_FULL_BYTES:
         size //= 2
+        blocks = _even(queries, size), _even(keys, size)
+    return blocks
 
 
 def _even(length: int, size: int) -> int:
-    """Return the size of equal blocks: 67 of 200 for 64, whose fourth is an eighth."""
+    """Return what about equal parts of at least `size` have at most: 67 of 200 for 64."""
     return -(-length // max(1, length // size))
 
 
