@@ -131,10 +131,6 @@ def make_rewarder(
         frames = [state.first, state.previous, current]
         asked = bound.prefix(frames, text.ids, text.mask)
         said = generate(bound, asked, key, grammar=grammar, method=method)
-        if settings.readout == "glance":
-            # The very call that generation begins with: XLA computes it once.
-            _, before, _ = bound.prefill(asked, grammar.length)
-            said = said._replace(value_logits=before.value_logits)
         verdict = _verdict(said, settings.readout)
         kept = verdict.progress if settings.show_previous else None
         state = state._replace(previous=current, previous_progress=kept)
@@ -162,8 +158,9 @@ def make_rewarder(
 def _verdict(said: Generation, readout: str) -> Verdict:
     """Reads a completion; an answer without a number counts as no progress."""
     stated = jnp.where(said.parsed, said.progress, 0.0)
-    if said.value_logits.shape[-1]:
-        distribution = jax.nn.softmax(said.value_logits, axis=-1)
+    read = said.glance_logits if readout == "glance" else said.value_logits
+    if read.shape[-1]:
+        distribution = jax.nn.softmax(read, axis=-1)
     else:
         distribution = two_hot(stated)
     expected = distribution @ bin_centers()

@@ -36,6 +36,7 @@ class Generation(NamedTuple):
     progress: jax.Array  # float32 [B], percent
     parsed: jax.Array  # bool [B], whether the answer is a progress
     value_logits: jax.Array  # float32 [B, bins], where the answer starts
+    glance_logits: jax.Array  # float32 [B, bins], where the thought starts
     state: jax.Array  # float32 [B, state_size], at the last word of the prompt
 
 
@@ -89,6 +90,7 @@ def generate(
         logprobs=jnp.zeros((batch, length)),
         value_logits=jnp.zeros_like(step.value_logits),
     )
+    glance = step.value_logits
     carry = _pick(carry, step, grammar, method, noted_temperature)
 
     def body(carry: _Carry) -> _Carry:
@@ -104,7 +106,7 @@ def generate(
     tokens = _close(carry, grammar)
     progress, parsed = read_progress(tokens)
     return Generation(
-        tokens, carry.logprobs, progress, parsed, carry.value_logits, state
+        tokens, carry.logprobs, progress, parsed, carry.value_logits, glance, state
     )
 
 

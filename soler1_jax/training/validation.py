@@ -92,8 +92,7 @@ def make_answer(
         prefix, _ = ask(model, look(model, batch), batch)
         said = generate(model, prefix, jax.random.key(0), grammar=grammar)
         bins = jax.nn.softmax(said.value_logits) @ bin_centers()
-        _, before, _ = model.prefill(prefix, 0)
-        glance = jax.nn.softmax(before.value_logits) @ bin_centers()
+        glance = jax.nn.softmax(said.glance_logits) @ bin_centers()
         return {
             "tokens": said.tokens,
             "progress": said.progress,

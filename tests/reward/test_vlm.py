@@ -10,6 +10,7 @@ from soler1_jax.common.errors import UserError
 from soler1_jax.common.rewarder import bin_centers
 from soler1_jax.model.functional import functional
 from soler1_jax.model.presets import micro
+from soler1_jax.model.vlm import VLM
 from soler1_jax.reward.load import load_rewarder
 from soler1_jax.reward.vlm import VLMSettings, make_rewarder
 from soler1_jax.tokenizers.sentencepiece import train_tokenizer
@@ -94,6 +95,27 @@ def test_a_glance_is_read_before_the_thought(watch, frames):
     np.testing.assert_array_equal(glance.progress, glance.expected)
     np.testing.assert_array_equal(glance.tokens, expected.tokens)
     assert np.abs(glance.progress - expected.progress).max() > 1e-3
+
+
+def test_a_question_is_read_once_for_glance_and_thought(model, monkeypatch):
+    # Traced twice it would be computed twice in a loop, a third of a query's time.
+    settings = VLMSettings(readout="glance", thought_budget=BUDGET, prompt_length=12)
+    rewarder = make_rewarder(*model, "tiny", settings)
+    text = rewarder.prepare(SENTENCES)
+    seen, prefill = [], VLM.prefill
+
+    def counted(self, *args, **kwargs):
+        seen.append(prefill(self, *args, **kwargs))
+        return seen[-1]
+
+    monkeypatch.setattr(VLM, "prefill", counted)
+    size, key = rewarder.image_size, jax.random.key(0)
+    views = {"external": jnp.zeros((len(SENTENCES), size, size, 3), jnp.uint8)}
+    state = rewarder.start(rewarder.params, views, text, key)
+    _, verdict = rewarder.score(rewarder.params, state, views, key, None)
+    [(_, step, _)] = seen
+    values = jax.nn.softmax(step.value_logits) @ bin_centers()
+    np.testing.assert_allclose(verdict.progress, values, atol=1e-4)
 
 
 def test_only_sampling_depends_on_the_key(watch, frames):
