@@ -73,9 +73,9 @@ def generate(
       noted_temperature: of the distribution whose log-probabilities are noted.
 
     Returns:
-      Generation; completions of a prefix lie together. `logprobs` are those of the grammar's renormalised distribution at
-      `noted_temperature`, before top-k and top-p: `Grammar.states` and `Grammar.mask`
-      over teacher-forced logits give the same numbers.
+      Generation; completions of a prefix lie together. `logprobs` are those of the
+      grammar's renormalised distribution at `noted_temperature`, before top-k and top-p:
+      `Grammar.states` and `Grammar.mask` over teacher-forced logits give the same numbers.
     """
     length = grammar.length
     cache, step, state = model.prefill(prefix, length, group)
@@ -90,7 +90,7 @@ def generate(
         logprobs=jnp.zeros((batch, length)),
         value_logits=jnp.zeros_like(step.value_logits),
     )
-    glance = step.value_logits
+    glance_logits = step.value_logits
     carry = _pick(carry, step, grammar, method, noted_temperature)
 
     def body(carry: _Carry) -> _Carry:
@@ -106,7 +106,13 @@ def generate(
     tokens = _close(carry, grammar)
     progress, parsed = read_progress(tokens)
     return Generation(
-        tokens, carry.logprobs, progress, parsed, carry.value_logits, glance, state
+        tokens=tokens,
+        logprobs=carry.logprobs,
+        progress=progress,
+        parsed=parsed,
+        value_logits=carry.value_logits,
+        glance_logits=glance_logits,
+        state=state,
     )
 
 

@@ -98,7 +98,7 @@ def test_a_glance_is_read_before_the_thought(watch, frames):
 
 
 def test_a_question_is_read_once_for_glance_and_thought(model, monkeypatch):
-    # Traced twice it would be computed twice in a loop, a third of a query's time.
+    # Traced twice it is computed twice in a loop, about a quarter of a query's time.
     settings = VLMSettings(readout="glance", thought_budget=BUDGET, prompt_length=12)
     rewarder = make_rewarder(*model, "tiny", settings)
     text = rewarder.prepare(SENTENCES)
