@@ -3,7 +3,8 @@
 `render` counts pictures a second beside MuJoCo's Warp renderer. `loop` counts control
 steps a second of physics alone, with pixels, with the policy, with the rewarder and with
 learning, and of the same weights behind a local server. `generate` counts tokens a second
-of a video-language model beside transformers, `train` its training steps beside torch.
+of a video-language model beside transformers, `train` its training steps beside torch,
+`rlvr` the two halves of a step of GRPO.
 `attention` times the attention kernels beside `jax.nn`.
 """
 
@@ -51,6 +52,15 @@ _TRAIN_COLUMNS = {
     "step_seconds": "step, s",
     "first_loss": "first loss",
     "last_loss": "last loss",
+}
+_RLVR_COLUMNS = {
+    "part": "GRPO",
+    "seconds": "s",
+    "rewards_per_second": "rewards/s",
+    "new_tokens_per_second": "new tokens/s",
+    "tflops": "TFLOP/s",
+    "mfu": "MFU",
+    "mismatch_nats": "mismatch, nats",
 }
 _ATTENTION_COLUMNS = {
     "attention": "attention",
@@ -166,6 +176,39 @@ class Train:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Rlvr:
+    """Steps of GRPO of a random video-language model: completions and update."""
+
+    out: Path
+    """Run folder; result.json is written there."""
+    preset: str = "small"
+    """small (78 M parameters), qwen3-vl-2b, -4b or -8b."""
+    prompts: int = 2
+    """Prompts of a step."""
+    group: int = 8
+    """Completions of each."""
+    prompt_tokens: int = 512
+    """Tokens of a prompt, those of its pictures included."""
+    new_tokens: int = 64
+    """Tokens of a completion."""
+    pictures: int = 1
+    """In each prompt."""
+    picture_side: int = 384
+    """In pixels."""
+    top_p: float = 0.9
+    """Share of probability that sampling keeps."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of activations and products; weights are float32. On a CPU text is written in
+    float32 only."""
+    remat: bool = False
+    """Whether layers are computed again in the backward pass."""
+    repeats: int = _REPEATS
+    """Timed steps; medians count."""
+    seed: int = 0
+    """Of weights, prompts, samples and rewards."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Attention:
     """Milliseconds of attention as the models call it, beside jax.nn."""
 
@@ -179,7 +222,7 @@ class Attention:
     """Of the numbers."""
 
 
-Args = Render | Loop | Generate | Train | Attention
+Args = Render | Loop | Generate | Train | Rlvr | Attention
 
 
 def run(args: Args) -> None:
@@ -208,6 +251,12 @@ def run(args: Args) -> None:
         for count in args.record_tokens:
             require_positive("record_tokens", count)
         command, columns = "bench train", _TRAIN_COLUMNS
+    elif isinstance(args, Rlvr):
+        from soler1_jax.cli import bench_rlvr as bench
+
+        for name in ("prompts", "pictures"):
+            require_positive(name, getattr(args, name))
+        command, columns = "bench rlvr", _RLVR_COLUMNS
     elif isinstance(args, Render):
         from soler1_jax.cli import bench_render as bench
 

@@ -91,7 +91,7 @@ def measure(
     """
     if preset not in PRESETS:
         raise UserError(f"unknown preset {preset!r}{nearest_hint(preset, PRESETS)}")
-    config = _with_remat(dataclasses.replace(PRESETS[preset], dtype=dtype), remat)
+    config = with_remat(dataclasses.replace(PRESETS[preset], dtype=dtype), remat)
     lengths = _lengths(records, record_tokens, answer_tokens)
     drawn = [
         make_inputs(config, 1, length, pictures, picture_side, seed + i)
@@ -191,7 +191,8 @@ def _sides(
     return sides, count
 
 
-def _with_remat(config: ModelConfig, remat: bool) -> ModelConfig:
+def with_remat(config: ModelConfig, remat: bool) -> ModelConfig:
+    """Say whether all layers are computed again in the backward pass."""
     return dataclasses.replace(
         config,
         vision=dataclasses.replace(config.vision, remat=remat),

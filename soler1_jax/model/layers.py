@@ -54,6 +54,10 @@ class Linear(nnx.Module):
 
     With `lora`, y = x kernel + scale (x lora_a) lora_b + bias; b starts at 0. `turned`
     tells that the kernel lies as [out, in] (`turn_kernels`).
+
+    A result in x's dtype is rounded to it before the bias is added: gradients of float32
+    sums are float32, and the backward pass would multiply in float32 what the forward
+    pass multiplies in bfloat16, two fifths of a training step on an H100.
     """
 
     def __init__(
@@ -90,18 +94,24 @@ class Linear(nnx.Module):
         kernel = self.kernel[...].astype(x.dtype)
         if self.turned:
             kernel = kernel.T
-        y = jnp.dot(x, kernel, preferred_element_type=jnp.float32)
+        dtype = dtype or x.dtype
+        y = jnp.dot(x, kernel, preferred_element_type=_sums(x.dtype, dtype))
         if self.lora_scale is not None:
             y = y + self.lora_scale * self._added(x)
         if self.bias is not None:
             y = y + self.bias[...]
-        return y.astype(dtype or x.dtype)
+        return y.astype(dtype)
 
     def _added(self, x: jax.Array) -> jax.Array:
         """What the low-rank factors make of x, float32."""
         down, up = self.lora_a[...].astype(x.dtype), self.lora_b[...].astype(x.dtype)
-        inner = jnp.dot(x, down, preferred_element_type=jnp.float32).astype(x.dtype)
-        return jnp.dot(inner, up, preferred_element_type=jnp.float32)
+        inner = jnp.dot(x, down, preferred_element_type=x.dtype)
+        return jnp.dot(inner, up, preferred_element_type=x.dtype).astype(jnp.float32)
+
+
+def _sums(given: jnp.dtype, wanted: jnp.dtype) -> jnp.dtype:
+    """In which dtype sums that were made in float32 leave a product."""
+    return given if given == wanted else jnp.float32
 
 
 def turn_kernels(module: nnx.Module) -> nnx.Module:

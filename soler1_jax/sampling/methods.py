@@ -64,17 +64,33 @@ def choose(logits: jax.Array, key: jax.Array, method: Method) -> jax.Array:
 def restrict(logits: jax.Array, top_k: int, top_p: float) -> jax.Array:
     """Forbids all but the likeliest tokens; float32 [B, V] -> [B, V].
 
-    Top-p is applied to what top-k leaves; the likeliest token always stays.
+    Top-p is applied to what top-k leaves; the likeliest token always stays, and of
+    tokens with equal shares all or none do.
     """
     if 0 < top_k < logits.shape[-1]:
         lowest = jax.lax.top_k(logits, top_k)[0][..., -1:]
         logits = jnp.where(logits < lowest, FORBIDDEN, logits)
     if top_p < 1:
-        ordered = jnp.sort(logits, axis=-1, descending=True)
-        shares = jax.nn.softmax(ordered, axis=-1)
-        before = jnp.cumsum(shares, axis=-1) - shares
-        lowest = jnp.min(
-            jnp.where(before < top_p, ordered, jnp.inf), axis=-1, keepdims=True
-        )
-        logits = jnp.where(logits < lowest, FORBIDDEN, logits)
+        shares = jax.nn.softmax(logits, axis=-1)
+        logits = jnp.where(shares < _least_kept(shares, top_p), FORBIDDEN, logits)
     return logits
+
+
+def _least_kept(shares: jax.Array, top_p: float) -> jax.Array:
+    """The greatest of float32 shares [B, V] from which on they reach `top_p`: [B, 1].
+
+    Found bit by bit, as numbers that are not negative have the order of their bits: 30
+    sums over a row, where a sort of 151,936 words took ten times as long on a CPU.
+    """
+    bits = jax.lax.bitcast_convert_type(shares, jnp.int32)
+
+    def halve(_: int, ends: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        low, high = ends  # shares from low on reach top_p, those from high on do not
+        middle = (low + high) // 2
+        reached = jnp.sum(jnp.where(bits >= middle, shares, 0), -1, keepdims=True)
+        enough = reached >= top_p
+        return jnp.where(enough, middle, low), jnp.where(enough, high, middle)
+
+    high = bits.max(axis=-1, keepdims=True) + 1
+    low, _ = jax.lax.fori_loop(0, 30, halve, (jnp.zeros_like(high), high))
+    return jax.lax.bitcast_convert_type(low, jnp.float32)

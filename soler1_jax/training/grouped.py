@@ -163,7 +163,7 @@ def make_sampler(
     laid = meshes.shardings(functions.logical_axes(), functions.shapes(), writing)
 
     def sample(params: Params, prompts: PackedRows, key: jax.Array) -> Completions:
-        params = packed.lowered(params, functions.config.dtype)
+        params = packed.lowered(params, functions.config.dtype, head=True)
         model = functions.module(jax.lax.with_sharding_constraint(params, laid))
         with jax.sharding.use_abstract_mesh(writing.abstract_mesh):
             prefix, _ = prompt_prefix(model, prompts, writing)

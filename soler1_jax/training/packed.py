@@ -232,16 +232,25 @@ def read_logprobs(
     return token_logprobs(hidden, table[...], targets, head, counted)
 
 
-def lowered(params: Params, dtype: str) -> Params:
+def lowered(params: Params, dtype: str, *, head: bool = False) -> Params:
     """Kernels in the dtype in which they are used.
 
     Every layer would round them anyway. Rounded before, they are gathered from the
-    other devices at half the bytes. The head's tiles are rounded where they are used.
+    other devices at half the bytes.
+
+    Args:
+      params: of the model.
+      dtype: of activations.
+      head: whether to round the table of words and the output matrix too, which every
+        token that is written multiplies whole. While training, tiles of them are
+        rounded where they are used.
     """
 
     def lower(path: Any, leaf: jax.Array) -> jax.Array:
         names = [entry.key for entry in path]
         used = names[-1] in _KERNELS and names[0] != "lm_head"
+        if head:
+            used |= names[0] in ("lm_head", "embed_tokens")
         return leaf.astype(dtype) if used else leaf
 
     return jax.tree_util.tree_map_with_path(lower, params)

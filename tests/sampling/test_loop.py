@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from soler1_jax.common.errors import UserError
 from soler1_jax.model import presets
@@ -125,6 +127,40 @@ def test_top_k_and_top_p_keep_the_likeliest() -> None:
     np.testing.assert_array_equal(kept, [[1, 1, 0, 0], [0, 1, 1, 1]])
     kept = np.asarray(restrict(logits, 0, 1e-6)) > FORBIDDEN
     np.testing.assert_array_equal(kept, [[1, 0, 0, 0], [0, 0, 0, 1]])
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    words=st.sampled_from([1, 7, 3000]),
+    spread=st.sampled_from([0.0, 0.3, 3.0, 30.0]),
+    top_p=st.sampled_from([1e-6, 0.1, 0.5, 0.9, 0.999]),
+)
+@settings(max_examples=60, deadline=None)
+def test_top_p_keeps_the_fewest_that_reach_it(seed, words, spread, top_p) -> None:
+    draw = np.random.RandomState(seed)
+    logits = spread * draw.normal(size=(3, words))
+    logits = np.where(draw.uniform(size=logits.shape) < 0.2, FORBIDDEN, logits)
+    logits[:, 0] = 0.5  # one at least may come
+    kept = np.asarray(restrict(jnp.asarray(logits, jnp.float32), 0, top_p)) > FORBIDDEN
+    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+    shares /= shares.sum(axis=1, keepdims=True)
+    for row, chosen in zip(shares, kept, strict=True):
+        least = row[chosen].min()
+        assert row[chosen].sum() >= top_p - 1e-5
+        # equal shares stay together
+        assert row[row > least * (1 + 1e-5)].sum() < top_p + 1e-5
+        assert np.all(row[~chosen] <= least * (1 + 1e-5))
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("top_p", [0.05, 0.5, 0.9, 0.99])
+def test_top_p_keeps_what_transformers_keeps(top_p) -> None:
+    torch, transformers = map(pytest.importorskip, ("torch", "transformers"))
+    logits = 3 * np.random.RandomState(1).normal(size=(8, 5000)).astype(np.float32)
+    warp = transformers.generation.logits_process.TopPLogitsWarper(top_p)
+    theirs = warp(None, torch.from_numpy(logits)).numpy() > -np.inf
+    ours = np.asarray(restrict(jnp.asarray(logits), 0, top_p)) > FORBIDDEN
+    np.testing.assert_array_equal(ours, theirs)
 
 
 def test_temperature_draws_from_the_sharpened_distribution() -> None:
