@@ -152,17 +152,19 @@ class Train:
     """small (78 M parameters), qwen3-vl-2b, -4b or -8b."""
     rows: int = 1
     """Packed rows of a batch."""
-    records: int = 4
+    records: int = 10
     """Records of a row."""
-    record_tokens: tuple[int, ...] = (512,)
+    record_tokens: tuple[int, ...] = (574,) * 4 + (101,) * 3 + (167,) * 3
     """Tokens of a record, those of its pictures included; one number, or one for each
-    record of a row. The other side fills shorter ones up to the longest."""
-    answer_tokens: int = 64
+    record of a row. The other side fills shorter ones up to the longest. The default is
+    the paper's mixture as `soler1 sft-vlm` makes it of `soler1 synth`'s data: 4 progress
+    queries, 3 spatial and 3 temporal questions."""
+    answer_tokens: int = 24
     """The last tokens of a record, whose prediction counts."""
-    pictures: int = 1
-    """In each record."""
-    picture_side: int = 384
-    """In pixels."""
+    pictures: tuple[int, ...] = (1,) * 7 + (2,) * 3
+    """In each record; one number, or one for each record of a row."""
+    picture_side: tuple[int, ...] = (672,) * 4 + (256,) * 6
+    """In pixels; one number, or one for each record of a row."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of activations and products; weights are float32."""
     remat: bool = False
@@ -246,10 +248,11 @@ def run(args: Args) -> None:
     elif isinstance(args, Train):
         from soler1_jax.cli import bench_train as bench
 
-        for name in ("rows", "records", "pictures"):
+        for name in ("rows", "records"):
             require_positive(name, getattr(args, name))
-        for count in args.record_tokens:
-            require_positive("record_tokens", count)
+        for name in ("record_tokens", "pictures", "picture_side"):
+            for number in getattr(args, name):
+                require_positive(name, number)
         command, columns = "bench train", _TRAIN_COLUMNS
     elif isinstance(args, Rlvr):
         from soler1_jax.cli import bench_rlvr as bench

@@ -4,7 +4,8 @@ Both sides take the same float32 weights of Qwen3-VL's shape and the same record
 pictures, words and an answer, and do the same: cross-entropy of the answer, gradients of
 all weights, clipping, AdamW. Ours puts several records into a row; the other side takes
 them as a batch, filled up to the longest; of equal length, neither has padding. The two
-take turns, so that a busy moment of the machine hits both.
+take turns, so that a busy moment of the machine hits both. Tokens a second count no
+padding.
 
 Letters: B rows, M records of a row, N = B * M records, T tokens of the longest, R rounds.
 Seconds are medians over rounds, without compilation; batches are on the device before the
@@ -62,8 +63,8 @@ def measure(
     records: int,
     record_tokens: Sequence[int],
     answer_tokens: int,
-    pictures: int,
-    picture_side: int,
+    pictures: Sequence[int],
+    picture_side: Sequence[int],
     dtype: str,
     remat: bool,
     peer: bool,
@@ -78,8 +79,8 @@ def measure(
       records: M.
       record_tokens: of a record, those of pictures included: one number, or M.
       answer_tokens: the last of each record, whose prediction counts.
-      pictures: in each record.
-      picture_side: in pixels.
+      pictures: in each record: one number, or M.
+      picture_side: in pixels: one number, or M.
       dtype: of activations and products, float32 or bfloat16; weights are float32.
       remat: whether layers are computed again in the backward pass, on both sides.
       peer: whether to time transformers.
@@ -92,10 +93,13 @@ def measure(
     if preset not in PRESETS:
         raise UserError(f"unknown preset {preset!r}{nearest_hint(preset, PRESETS)}")
     config = with_remat(dataclasses.replace(PRESETS[preset], dtype=dtype), remat)
-    lengths = _lengths(records, record_tokens, answer_tokens)
+    lengths = _each("--record-tokens", records, record_tokens)
+    _check_answers(answer_tokens, lengths)
+    shown = _each("--pictures", records, pictures)
+    wide = _each("--picture-side", records, picture_side)
     drawn = [
-        make_inputs(config, 1, length, pictures, picture_side, seed + i)
-        for i, length in enumerate(lengths * rows)
+        make_inputs(config, 1, *record, seed + i)
+        for i, record in enumerate(list(zip(lengths, shown, wide, strict=True)) * rows)
     ]
     sides, count = _sides(config, drawn, answer_tokens, rows, remat, peer, seed)
     tokens = rows * sum(lengths)
@@ -118,6 +122,9 @@ def measure(
             "rows": rows,
             "records": records,
             "record_tokens": lengths,
+            "pictures": shown,
+            "picture_side": wide,
+            "answer_tokens": answer_tokens,
             "dtype": dtype,
             "parameters": count,
             **row,
@@ -128,21 +135,22 @@ def measure(
         }
 
 
-def _lengths(
-    records: int, record_tokens: Sequence[int], answer_tokens: int
-) -> list[int]:
-    """Tokens of each record of a row."""
-    if len(record_tokens) not in (1, records):
+def _each(option: str, records: int, numbers: Sequence[int]) -> list[int]:
+    """One number for each record of a row."""
+    if len(numbers) not in (1, records):
         raise UserError(
-            "records of a row have one number of tokens or one each; got "
-            f"{len(record_tokens)} for {records}; change --record-tokens or --records"
+            f"{option} is one number for all records of a row or one each; got "
+            f"{len(numbers)} for {records}; change it or --records"
         )
-    if not 0 < answer_tokens < min(record_tokens):
+    return list(numbers) * (records // len(numbers))
+
+
+def _check_answers(answer_tokens: int, lengths: Sequence[int]) -> None:
+    if not 0 < answer_tokens < min(lengths):
         raise UserError(
             "an answer is a part of a record; got --answer-tokens "
-            f"{answer_tokens} of {min(record_tokens)}; give fewer, at least 1"
+            f"{answer_tokens} of {min(lengths)}; give fewer, at least 1"
         )
-    return list(record_tokens) * (records // len(record_tokens))
 
 
 def padded(records: Sequence[Inputs]) -> Inputs:
@@ -218,11 +226,15 @@ def packed_rows(
         weights[-answer_tokens:] = 1
         pictures = {k: record[k] for k in ("pixel_values", "image_grid_thw")}
         examples.append(make_example(config, ids, weights, **pictures))
+    sizes = np.concatenate([r["image_grid_thw"].prod(axis=1) for r in records])
+    # of one size they lie side by side, else one behind the other, as in training
+    shared = len(set(sizes)) > 1
     shape = RowShape(
         rows=rows,
         length=sum(record["input_ids"].size for record in records) // rows,
-        pictures=sum(len(r["image_grid_thw"]) for r in records) // rows,
-        patches=int(records[0]["image_grid_thw"][0].prod()),
+        pictures=1 if shared else len(sizes) // rows,
+        patches=int(sizes.sum()) // rows if shared else int(sizes[0]),
+        shared=shared,
     )
     (batch,) = pack(examples, config, shape)
     return batch

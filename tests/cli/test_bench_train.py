@@ -21,8 +21,8 @@ SIZES = {
     "records": 2,
     "record_tokens": (24,),
     "answer_tokens": 6,
-    "pictures": 2,
-    "picture_side": 16,
+    "pictures": (2,),
+    "picture_side": (16,),
 }
 
 
@@ -40,10 +40,12 @@ def _args(out, **settings):
     [
         (["--rows", "0"], "rows must be positive"),
         (["--preset", "smal"], "did you mean 'small'"),
-        (["--answer-tokens", "512"], "got --answer-tokens 512 of 512"),
-        (["--record-tokens", "100"], "give 148 or more"),
-        (["--record-tokens", "512", "600"], "got 2 for 4"),
-        (["--record-tokens", "512", "-1", "512", "512"], "must be positive"),
+        (["--answer-tokens", "101"], "got --answer-tokens 101 of 101"),
+        (["--record-tokens", "100"], "give 445 or more"),
+        (["--record-tokens", "512", "600"], "got 2 for 10"),
+        (["--pictures", "1", "2"], "--pictures is one number for all"),
+        (["--picture-side", "256", "256"], "--picture-side is one number for all"),
+        (["--records", "2", "--record-tokens", "512", "-1"], "must be positive"),
     ],
 )
 def test_mistakes_are_one_line_and_leave_no_folder(words, message, tmp_path, capsys):
@@ -68,9 +70,18 @@ def test_without_a_peer_only_we_are_timed(tmp_path, tiny, monkeypatch):
 
 @pytest.mark.parity
 @pytest.mark.parametrize(
-    ("remat", "lengths"), [(False, (24,)), (True, (24,)), (False, (19, 31))]
+    ("remat", "records"),
+    [
+        (False, {}),
+        (True, {}),
+        (False, {"record_tokens": (19, 31)}),
+        (
+            False,
+            {"record_tokens": (19, 31), "pictures": (2, 1), "picture_side": (8, 16)},
+        ),
+    ],
 )
-def test_both_sides_learn_the_same(tmp_path, tiny, remat, lengths, monkeypatch):
+def test_both_sides_learn_the_same(tmp_path, tiny, remat, records, monkeypatch):
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
     monkeypatch.setattr(
@@ -78,7 +89,7 @@ def test_both_sides_learn_the_same(tmp_path, tiny, remat, lengths, monkeypatch):
         "LEARNING",
         dataclasses.replace(bench_train.LEARNING, learning_rate=1e-3),
     )
-    bench.run(_args(tmp_path, remat=remat, record_tokens=lengths))
+    bench.run(_args(tmp_path, remat=remat, **records))
     theirs, ours = json.loads((tmp_path / "result.json").read_text())["rows"]
     assert (theirs["side"], ours["side"]) == ("transformers", "soler1_jax")
     for name in ("first_loss", "last_loss"):
