@@ -16,12 +16,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from soler1_jax.cli import bench_ceilings
 from soler1_jax.cli.bench_generate import PRESETS, make_inputs
-from soler1_jax.cli.bench_train import packed_rows, with_remat
+from soler1_jax.cli.bench_train import on_devices, packed_rows, with_remat
 from soler1_jax.common import mesh as meshes
 from soler1_jax.common.errors import UserError, nearest_hint
 from soler1_jax.data.packing import PackedRows
@@ -29,11 +28,11 @@ from soler1_jax.model.config import ModelConfig
 from soler1_jax.model.functional import Functional, parameter_count
 from soler1_jax.planning import improving
 from soler1_jax.planning.program import Sizes
+from soler1_jax.planning.supervising import training_state
 from soler1_jax.training import grouped
 from soler1_jax.training import state as states
 from soler1_jax.training.grpo import GrpoConfig
-from soler1_jax.training.optimizer import in_float32, make_optimizer, schedule
-from soler1_jax.training.refining import OPTIMIZER
+from soler1_jax.training.state import TrainState
 
 WRITE, LEARN, BOTH = "write", "learn", "both"
 
@@ -138,12 +137,11 @@ class _Step:
         seed: int,
     ) -> None:
         functions, mesh = Functional(config), meshes.make_mesh()
-        logical = functions.logical_axes()
-        optimizer = in_float32(
-            make_optimizer(OPTIMIZER, schedule(OPTIMIZER, 1000), logical)
-        )
-        start = jax.jit(lambda: states.create(functions.init(seed), optimizer, seed))
-        shardings = states.state_shardings(jax.eval_shape(start), mesh, logical)
+        optimizer, _, shardings = training_state(functions, mesh)
+
+        def start() -> TrainState:
+            return states.create(functions.init(seed), optimizer, seed)
+
         self._state = jax.jit(start, out_shardings=shardings)()
         self.parameters = parameter_count(self._state.params)
         # the last word stands for a checkpoint's stop token
@@ -152,13 +150,10 @@ class _Step:
             functions, how, length, stop, mesh, shardings.params
         )
         self._update = grouped.make_update(functions, optimizer, how, mesh, shardings)
-        pixels = prompts.patches.values.astype(jnp.dtype(config.dtype))
-        prompts = prompts._replace(patches=prompts.patches._replace(values=pixels))
-        rows = meshes.batch_sharding(mesh)
-        self._prompts = jax.device_put(prompts, rows)
+        self._prompts = on_devices(config, prompts, mesh)
         shape = (len(prompts.ids), how.group)
         rewards = np.random.RandomState(seed).uniform(size=shape).astype(np.float32)
-        self._rewards = jax.device_put(rewards, rows)
+        self._rewards = jax.device_put(rewards, meshes.batch_sharding(mesh))
 
     def __call__(self) -> dict[str, float]:
         """Returns seconds of each part, tokens written, and the sampler's mismatch."""

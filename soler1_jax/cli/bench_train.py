@@ -22,6 +22,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from soler1_jax.cli import bench_ceilings
 from soler1_jax.cli.bench_generate import (
@@ -240,6 +241,13 @@ def packed_rows(
     return batch
 
 
+def on_devices(config: ModelConfig, batch: PackedRows, mesh: Mesh) -> PackedRows:
+    """Place rows on a mesh, their pixels in the dtype of activations."""
+    pixels = batch.patches.values.astype(jnp.dtype(config.dtype))
+    batch = batch._replace(patches=batch.patches._replace(values=pixels))
+    return jax.device_put(batch, meshes.batch_sharding(mesh))
+
+
 def _ours(
     config: ModelConfig,
     params: Params,
@@ -255,10 +263,7 @@ def _ours(
     state = jax.jit(lambda p: states.create(p, optimizer, 0), donate_argnums=0)(params)
     placed = states.state_shardings(state, mesh, logical)
     step = packed.make_step(functions, optimizer, packed.PackedConfig(), mesh, placed)
-    batch = packed_rows(config, records, answer_tokens, rows)
-    pixels = batch.patches.values.astype(jnp.dtype(config.dtype))
-    batch = batch._replace(patches=batch.patches._replace(values=pixels))
-    batch = jax.device_put(batch, meshes.batch_sharding(mesh))
+    batch = on_devices(config, packed_rows(config, records, answer_tokens, rows), mesh)
     held = [jax.device_put(state, placed)]
 
     def run() -> tuple[float, float]:

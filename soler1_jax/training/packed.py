@@ -248,9 +248,8 @@ def lowered(params: Params, dtype: str, *, head: bool = False) -> Params:
 
     def lower(path: Any, leaf: jax.Array) -> jax.Array:
         names = [entry.key for entry in path]
-        used = names[-1] in _KERNELS and names[0] != "lm_head"
-        if head:
-            used |= names[0] in ("lm_head", "embed_tokens")
+        of_head = names[0] in ("lm_head", "embed_tokens")
+        used = head if of_head else names[-1] in _KERNELS
         return leaf.astype(dtype) if used else leaf
 
     return jax.tree_util.tree_map_with_path(lower, params)
