@@ -52,7 +52,7 @@ def test_both_halves_of_a_step_are_timed(tmp_path, monkeypatch, capsys):
     assert [row["part"] for row in rows] == ["write", "learn", "both"]
     for row in rows:
         # a completion may end early by the stop token
-        assert 6 <= row["new_tokens_per_second"] * row["seconds"] <= 36.1
+        assert 6 <= row["new_tokens_per_second"] * row["seconds"] <= 36.1, row
         assert row["rewards_per_second"] == pytest.approx(6 / row["seconds"], rel=0.02)
     assert both["seconds"] == pytest.approx(
         write["seconds"] + learn["seconds"], rel=0.3
