@@ -41,7 +41,7 @@ class Args:
     """Episodes of all 64 worlds that each policy learns from."""
     oracle: bool = True
     """Train once more with the true progress, as the upper bound."""
-    oracle_iterations: int = 60
+    oracle_iterations: int = 40
     """As many suffice for it."""
 
 
