@@ -39,6 +39,8 @@ class Args:
     """The first seed."""
     iterations: int = 90
     """Episodes of all 64 worlds that each policy learns from."""
+    every: int = 10
+    """Control steps between two questions; 5 took longer and taught no more."""
     oracle: bool = True
     """Train once more with the true progress, as the upper bound."""
     oracle_iterations: int = 40
@@ -56,6 +58,7 @@ def main(args: Args) -> None:
             seeds=args.seeds,
             seed=args.seed,
             iterations=args.iterations,
+            every=args.every,
             oracle=args.oracle,
             oracle_iterations=args.oracle_iterations,
         ),
