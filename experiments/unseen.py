@@ -57,6 +57,8 @@ class Args:
     """Policies a task and rewarder."""
     iterations: int = 90
     """Episodes of all 64 worlds that each policy learns from."""
+    every: int = 10
+    """Control steps between two questions."""
     parallel: int | None = None
     """Policies learned at once; by default one a core."""
     runs: Path = Path("runs/unseen")
@@ -78,6 +80,7 @@ def main(args: Args) -> None:
                 rewarder=rewarder,
                 seeds=args.seeds,
                 iterations=args.iterations,
+                every=args.every,
                 parallel=args.parallel,
             )
         )
