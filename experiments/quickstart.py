@@ -40,7 +40,7 @@ class Args:
     iterations: int = 90
     """Episodes of all 64 worlds that each policy learns from."""
     every: int = 10
-    """Control steps between two questions. With 5, learning took half as long again and
+    """Control steps between two questions. With 5, learning took 1.4 times as long and
     success differed by no more than 64 episodes tell."""
     oracle: bool = True
     """Train once more with the true progress, as the upper bound."""
