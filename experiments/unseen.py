@@ -9,8 +9,9 @@ trained words, of reaching, touching and lifting also one whose noun is never tr
 and both unseen directions of fixtures. Per task and rewarder: success on fresh episodes,
 the highest progress that was perceived and that was true, and the difference of these
 two, which is what hacking looks like (paper section 5 compares the same means). Hardware:
-CPU, one policy a core. Continues if it was killed; rows of rewarders that a call leaves
-out stay. Figures: experiments/results/unseen.json.
+CPU, one policy a core. Continues if it was killed; rows of tasks and rewarders that a
+call leaves out stay as an earlier call wrote them. Figures:
+experiments/results/unseen.json.
 """
 
 from __future__ import annotations
@@ -86,13 +87,11 @@ def main(args: Args) -> None:
         )
         groups = (folder / "groups").glob("*.json")
         found = list(itertools.chain.from_iterable(map(read_json, groups)))
-        rows = [row(task, found) for task in args.task]
-        tables[name] = {
-            "command": command_line(),
-            "environment": environment(),
-            "tasks": rows,
-            **summary(rows),
-        }
+        how = {"command": command_line(), "environment": environment()}
+        rows = {task: row(task, found) | how for task in args.task}
+        stored = tables[name]["tasks"] if name in tables else []
+        rows = list(({r["task"]: r for r in stored} | rows).values())
+        tables[name] = {"tasks": rows, **summary(rows)}
         write_json(args.out, {"learned": LEARNED, "rewarders": tables})
         print_table(name, rows)
 
