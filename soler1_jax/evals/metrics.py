@@ -189,7 +189,9 @@ def claim_accuracy(
 
     A statement of a kind that the truth lacks is false (a grasp where nothing can be
     grasped). Majority is the score of always stating the commonest true value: a
-    thought that knows nothing about its frames reaches it.
+    thought that knows nothing about its frames reaches it. Where one value is nearly
+    always true that says little; balanced accuracy gives every value the same weight,
+    and who always says the same reaches 1 / values.
 
     Args:
       stated: for each query, kind -> value read from its thought.
@@ -201,7 +203,9 @@ def claim_accuracy(
       kind -> {"accuracy": true statements / statements, "majority": share of the
       commonest value among queries at which the kind was due, "coverage": share of
       the due queries at which it was stated, "recall": true statements / due queries,
-      "stated", "due": counts}. Ratios over nothing are NaN.
+      "balanced": the mean over true values of the same ratio at queries where that value
+      is true, "values": how many true values there are, "stated", "due": counts}. Ratios
+      over nothing are NaN.
     """
     kinds = dict.fromkeys(k for claims in (*truth, *stated) for k in claims)
     table = {}
@@ -215,12 +219,18 @@ def claim_accuracy(
         said = [(value, actual) for value, actual in pairs if value is not None]
         right = sum(value == actual for value, actual in said)
         heard = sum(actual is not None for _, actual in said)
-        commonest = max((due.count(v) for v in set(due)), default=0)
+        counts = {value: due.count(value) for value in due}
+        found = [
+            _ratio(pairs.count((value, value)), count)
+            for value, count in counts.items()
+        ]
         table[kind] = {
             "accuracy": _ratio(right, len(said)),
-            "majority": _ratio(commonest, len(due)),
+            "majority": _ratio(max(counts.values(), default=0), len(due)),
             "coverage": _ratio(heard, len(due)),
             "recall": _ratio(right, len(due)),
+            "balanced": float(np.mean(found)) if found else float("nan"),
+            "values": len(counts),
             "stated": len(said),
             "due": len(due),
         }

@@ -139,9 +139,17 @@ def _claims(claims: Mapping[str, Any]) -> str:
         if row["accuracy"] is not None and row["majority"] is not None:
             above = row["accuracy"] > row["majority"]
             mark = f'<span class="{"right" if above else "wrong"}"></span>'
-        keys = ("accuracy", "majority", "coverage", "stated", "due")
-        rows.append([kind, *(row[k] for k in keys), Raw(mark)])
-    header = ["claim", "true", "majority rate", "said where due", "said", "due"]
+        keys = ("accuracy", "majority", "balanced", "coverage", "stated", "due")
+        rows.append([kind, *(row.get(k) for k in keys), Raw(mark)])
+    header = [
+        "claim",
+        "true",
+        "majority rate",
+        "balanced",
+        "said where due",
+        "said",
+        "due",
+    ]
     return "<h3>What its thoughts claim, against the commonest answer</h3>" + table(
         [*header, "above"], rows
     )

@@ -137,9 +137,19 @@ def test_claims_against_the_majority_rate():
         "majority": pytest.approx(2 / 3),
         "coverage": pytest.approx(2 / 3),
         "recall": pytest.approx(1 / 3),
+        "balanced": pytest.approx((1 / 2 + 0) / 2),
+        "values": 2,
         "stated": 3,
         "due": 3,
     }
+
+
+def test_balanced_accuracy_is_no_higher_for_who_always_says_the_same():
+    truth = [{"wrong": "yes"}] + [{"wrong": "no"}] * 24
+    row = metrics.claim_accuracy([{"wrong": "no"}] * 25, truth)["wrong"]
+    assert row["accuracy"] == row["majority"] == 0.96
+    assert row["balanced"] == 1 / row["values"] == 0.5
+    assert metrics.claim_accuracy(truth, truth)["wrong"]["balanced"] == 1
 
 
 def test_silence_can_be_a_statement():
