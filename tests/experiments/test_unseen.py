@@ -49,6 +49,7 @@ def policy(task, seed, success):
         "task": task,
         "seed": seed,
         "env_steps": 5120,
+        "queries": 512,
         "before": {"true_success": 0.0},
         "after": after,
         "curve": curve,
@@ -116,3 +117,24 @@ def test_running_means_are_of_the_last_iterations():
     for i in range(30):
         window = values[:, max(0, i + 1 - drawing.WINDOW) : i + 1]
         np.testing.assert_allclose(found[:, i], window.mean(1))
+
+
+def test_what_is_grasped_is_learned_by_drqv2(unseen, tmp_path):
+    tasks = ("lift-red-cube", "reach-red-cube", "place-orange-cube")
+    asked = []
+    unseen.ends = {("nano", t): 0.5 for t in tasks}
+    fake = unseen.rl.run
+    unseen.rl.run = lambda args: (asked.append(args), fake(args))
+    out = tmp_path / "unseen.json"
+    unseen.main(
+        unseen.Args(task=tasks, rewarder=("nano",), seeds=1, runs=tmp_path, out=out)
+    )
+    assert {args.algo: args.task for args in asked} == {
+        "drqv2": ("lift-red-cube", "place-orange-cube"),
+        "ppo": ("reach-red-cube",),
+    }
+    assert len({args.out for args in asked}) == 2
+    rows = json.loads(out.read_text())["rewarders"]["nano"]["tasks"]
+    assert [row["algo"] for row in rows] == ["drqv2", "ppo", "drqv2"]
+    defaults = unseen.by_agent(unseen.Args().task)
+    assert sum(map(len, defaults.values())) == len(unseen.Args().task)
