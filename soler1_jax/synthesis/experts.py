@@ -53,6 +53,8 @@ class Plan(NamedTuple):
       direction: float32 [], way that a fixture must go, 0 for objects.
       wrong: bool [], go for the object that is not named.
       opposite: bool [], work against the task.
+      drag: float32 [2], unit direction in which what must be lifted or placed is dragged
+        along the table instead, when working against the task; 0 for not.
     """
 
     verb: Array
@@ -60,10 +62,15 @@ class Plan(NamedTuple):
     direction: Array
     wrong: Array
     opposite: Array
+    drag: Array
 
 
 def plan_of(
-    table: TaskTable, task: Array, wrong: Array | bool, opposite: Array | bool
+    table: TaskTable,
+    task: Array,
+    wrong: Array | bool,
+    opposite: Array | bool,
+    drag: Array | tuple[float, float] = (0.0, 0.0),
 ) -> Plan:
     """The plan for task index `task` (int32 [])."""
     return Plan(
@@ -72,6 +79,7 @@ def plan_of(
         direction=jnp.asarray(table.direction)[task],
         wrong=jnp.asarray(wrong),
         opposite=jnp.asarray(opposite),
+        drag=jnp.asarray(drag),
     )
 
 
@@ -93,7 +101,7 @@ def expert(facts: Facts, plan: Plan) -> Intent:
         "touch": Intent(_apart(facts, thing, plan), jnp.array(1.0)),
         "push": _push(facts, thing, size, plan.push * sign),
         "lift": _lift(facts, thing, size, held, plan),
-        "place": _place(facts, thing, size, held, sign),
+        "place": _place(facts, thing, size, held, plan),
         "drive": _drive(facts, plan, sign),
         "grip": _grip(facts, plan, held, sign),
     }
@@ -170,10 +178,22 @@ def _lift(facts: Facts, thing: Array, size: Array, held: Array, plan: Plan) -> I
     raised = Intent(facts.gripper + AHEAD_M * _UP, jnp.array(1.0))
     shun = Intent(_apart(facts, thing, plan), jnp.array(-1.0))
     kept = _kept(facts, thing, size, held)
-    return _when(plan.opposite, shun, _when(kept, raised, seize))
+    against = _when(
+        jnp.any(plan.drag != 0), _drag(facts, thing, size, held, plan), shun
+    )
+    return _when(plan.opposite, against, _when(kept, raised, seize))
 
 
-def _place(facts: Facts, thing: Array, size: Array, held: Array, sign: Array) -> Intent:
+def _drag(facts: Facts, thing: Array, size: Array, held: Array, plan: Plan) -> Intent:
+    """Grips a thing and moves it along the table, which is neither lifting nor placing."""
+    goal = facts.gripper + AHEAD_M * jnp.append(plan.drag, 0.0)
+    dragged = Intent(goal.at[2].add(size - thing[2]), jnp.array(1.0))
+    kept = _kept(facts, thing, size, held)
+    return _when(kept, dragged, _seize(facts, thing, thing[2] + size))
+
+
+def _place(facts: Facts, thing: Array, size: Array, held: Array, plan: Plan) -> Intent:
+    sign = jnp.where(plan.opposite, -1.0, 1.0)
     toward = (facts.plate - thing).at[2].set(0.0)
     flat = jnp.linalg.norm(toward)
     carry = facts.plate[2] + size + 0.03
@@ -191,7 +211,9 @@ def _place(facts: Facts, thing: Array, size: Array, held: Array, sign: Array) ->
     leave = Intent(facts.gripper + AHEAD_M * _UP, jnp.array(-1.0))
     seize = _seize(facts, thing, thing[2] + size)
     kept = _kept(facts, thing, size, held)
-    return _when(kept & ~down, carried, _when(there, leave, seize))
+    placed = _when(kept & ~down, carried, _when(there, leave, seize))
+    dragging = plan.opposite & jnp.any(plan.drag != 0)
+    return _when(dragging, _drag(facts, thing, size, held, plan), placed)
 
 
 def _push(facts: Facts, thing: Array, size: Array, direction: Array) -> Intent:

@@ -38,11 +38,16 @@ MODES = (
     "drop",  # open the fingers and rise
     "wrong",  # do the task with the object that is not named
     "hover",  # stop a few centimetres short
-    "opposite",  # work against the task
+    "opposite",  # work against the task, or, of what is grasped, beside it: drag it
 )
 _MODE = {name: index for index, name in enumerate(MODES)}
 SEGMENTS = 6
 _FAILING = LEVELS.index("failing")
+
+# Of runs that work against a task in which something is grasped, how many drag it along
+# the table. Policies found that a cube that is gripped and drawn away from the camera was
+# praised as lifted, and one that is drawn near it as placed.
+_DRAGGED_SHARE = 0.6
 
 # What undoes the act is frequent: it alone shows how a thing moves the other way.
 _SLIPS = ("random", "random", "drop", "back", "hover", "opposite", "opposite")
@@ -62,6 +67,8 @@ class Schedule(NamedTuple):
       failure: int32 [], index into MODES.
       noise: float32 [], standard deviation added to each component of an action.
       offset: float32 [3], where "hover" stops, metres from the target.
+      drag: float32 [2], unit direction in which "opposite" drags what it grasps, or 0
+        for runs that do not.
     """
 
     start: Array
@@ -72,6 +79,7 @@ class Schedule(NamedTuple):
     failure: Array
     noise: Array
     offset: Array
+    drag: Array
 
 
 def draw(key: Array, level: Array, steps: int) -> Schedule:
@@ -125,6 +133,7 @@ def draw(key: Array, level: Array, steps: int) -> Schedule:
         failure=failure,
         noise=jnp.array([0.05, 0.25, 0.15, 0.15, 0.15, 0.15, 0.0])[level],
         offset=_offset(keys[7]),
+        drag=_drag(keys[9]),
     )
 
 
@@ -158,6 +167,12 @@ def _row(row: Sequence[tuple[Array | float, Array | str]]) -> tuple[Array, Array
     return jnp.stack([jnp.asarray(s, jnp.float32) for s in starts]), jnp.stack(
         [jnp.asarray(m, jnp.int32) for m in modes]
     )
+
+
+def _drag(key: Array) -> Array:
+    dragged, turn = jax.random.uniform(key, (2,))
+    direction = jnp.stack([jnp.cos(2 * jnp.pi * turn), jnp.sin(2 * jnp.pi * turn)])
+    return jnp.where(dragged < _DRAGGED_SHARE, direction, 0.0)
 
 
 def _offset(key: Array) -> Array:

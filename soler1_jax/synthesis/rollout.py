@@ -261,7 +261,8 @@ def intent_of(
     """
     do = experts.expert(facts, experts.plan_of(rows, task, False, False))
     wrong = experts.expert(facts, experts.plan_of(rows, task, True, False))
-    against = experts.expert(facts, experts.plan_of(rows, task, False, True))
+    opposite = experts.plan_of(rows, task, False, True, schedule.drag)
+    against = experts.expert(facts, opposite)
     grip = jnp.where(facts.grasped | facts.other_grasped, 1.0, -1.0)
     near = facts.distance < 2 * STRIDE
     cut = Intent(jnp.where(near, do.goal, facts.target), do.close)

@@ -43,8 +43,8 @@ def facts(**change) -> Facts:
     return Facts(**{k: jnp.asarray(v) for k, v in (values | change).items()})
 
 
-def intent(name, wrong=False, opposite=False, **change):
-    plan = experts.plan_of(_TABLE, task_index(name), wrong, opposite)
+def intent(name, wrong=False, opposite=False, drag=(0.0, 0.0), **change):
+    plan = experts.plan_of(_TABLE, task_index(name), wrong, opposite, drag)
     told = _expert(facts(**change), plan)
     return np.asarray(told.goal), float(told.close)
 
@@ -79,6 +79,23 @@ def test_a_push_comes_from_behind(name, way):
     assert np.dot(goal[:2] - behind[:2], way) > 0.05
     against, _ = intent(name, opposite=True)
     assert np.dot(against[:2] - [0.1, 0.0], way) > 0.03
+
+
+@pytest.mark.parametrize("name", ["lift-red-cube", "place-red-cube"])
+def test_what_is_dragged_is_gripped_and_stays_on_the_table(name):
+    against = {"opposite": True, "drag": (0.0, 1.0)}
+    at = [0.1, 0.0, 0.03]
+    assert intent(name, gripper=at, **against)[1] == 1
+    goal, close = intent(name, gripper=at, grasped=True, **against)
+    assert goal == pytest.approx([0.1, 0.1, 0.03]) and close == 1
+    raised = {"gripper": [0.1, 0.0, 0.08], "grasped": True}
+    lifted = [[0.1, 0.0, 0.079], [-0.1, -0.1, 0.029]]
+    goal, _ = intent(name, objects=lifted, **raised, **against)
+    assert goal == pytest.approx([0.1, 0.1, 0.03])
+    # Without a direction, and when working with the task, nothing is dragged.
+    for others in ({"opposite": True}, {"drag": (0.0, 1.0)}):
+        goal, _ = intent(name, gripper=at, grasped=True, **others)
+        assert goal != pytest.approx([0.1, 0.1, 0.03])
 
 
 def test_the_wrong_object_is_the_other_one():

@@ -79,3 +79,13 @@ def test_a_passed_limit_turns_to_failure():
             for i in range(20)
         ]
         assert any(np.isfinite(limits)) == (LEVELS[level] == "failing")
+
+
+def test_some_worlds_drag_in_every_direction():
+    keys = jax.random.split(jax.random.key(1), 400)
+    level = LEVELS.index("going wrong")
+    drag = np.asarray(jax.vmap(lambda k: mistakes.draw(k, level, STEPS).drag)(keys))
+    length = np.linalg.norm(drag, axis=1)
+    assert np.isin(length.round(5), (0.0, 1.0)).all()
+    assert 0.4 < length.mean() < 0.8
+    assert (np.sign(drag[length > 0]).mean(0) ** 2 < 0.1).all()

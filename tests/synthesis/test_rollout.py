@@ -87,6 +87,22 @@ def test_every_run_starts_at_zero_and_unsolved(recorder, tasks):
     assert column(recording, "progress").min() < -20
 
 
+def test_some_runs_drag_what_they_should_lift(recorder):
+    lifts = [i for i, t in enumerate(TASKS) if t.family == "lift"]
+    tasks = np.resize(np.array(lifts, np.int32), 120)
+    recording = record(recorder, tasks, "going wrong")
+    grasped = column(recording, "grasped")[:, 1:] > 0.5
+    height = column(recording, "named_z")
+    low = height[:, 1:] < height[:, :1] + 0.01
+    moved = [
+        np.abs(np.diff(column(recording, f"named_{axis}"), axis=1)) for axis in "xy"
+    ]
+    dragged = grasped & low & (np.hypot(*moved) > 0.02)
+    assert 0.1 < dragged.any(1).mean() < 0.6
+    # That is no progress beyond the grasp.
+    assert np.abs(column(recording, "act")[:, 1:][dragged]).max() < 0.2
+
+
 def test_a_key_decides_every_byte(recorder, tasks):
     first, again = (record(recorder, tasks, "two mistakes") for _ in range(2))
     other = record(recorder, tasks, "two mistakes", seed=1)
