@@ -78,7 +78,9 @@ def main(args: Args) -> None:
         panel.title.set_fontsize(9)
         panel.tick_params(labelsize=7)
         panel.spines[["top", "right"]].set_visible(False)
-    lines = {line.get_label(): line for p in panels[:-1] for line in p.get_lines()}
+    curves = panels[: len(tasks)]
+    lines = {line.get_label(): line for p in curves for line in p.get_lines()}
+    figure.supxlabel("thousand control steps", fontsize=9)
     figure.legend(lines.values(), lines, loc="outside lower center", ncols=len(lines))
     args.out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(args.out, dpi=110)
