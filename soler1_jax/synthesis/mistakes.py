@@ -44,10 +44,10 @@ _MODE = {name: index for index, name in enumerate(MODES)}
 SEGMENTS = 6
 _FAILING = LEVELS.index("failing")
 
-# Of runs that work against a task in which something is grasped, how many drag it along
-# the table. Policies found that a cube that is gripped and drawn away from the camera was
-# praised as lifted, and one that is drawn near it as placed.
-_DRAGGED_SHARE = 0.6
+# Of runs of a task in which something is grasped, how many drag it along the table when
+# something goes wrong. Policies found that a cube that is gripped and drawn away from the
+# camera was praised as lifted, and one that is drawn near it as placed.
+_DRAGGED_SHARE = 0.5
 
 # What undoes the act is frequent: it alone shows how a thing moves the other way.
 _SLIPS = ("random", "random", "drop", "back", "hover", "opposite", "opposite")
@@ -82,18 +82,26 @@ class Schedule(NamedTuple):
     drag: Array
 
 
-def draw(key: Array, level: Array, steps: int) -> Schedule:
+def draw(
+    key: Array, level: Array, steps: int, grasps: Array | bool = False
+) -> Schedule:
     """A schedule for one world.
 
     Args:
       key: a PRNG key.
       level: int32 [], index into LEVELS.
       steps: control steps of the episode.
+      grasps: bool [], whether the task is to lift or to place something.
     """
     keys = jax.random.split(key, 12)
     unit = jax.random.uniform(keys[0], (8,))
-    slips = [_pick(k, _SLIPS) for k in keys[1:3]]
-    failure, wrong = _pick(keys[3], _FAILURES), _pick(keys[4], _WRONG)
+    drag = _drag(keys[9], grasps)
+
+    def pick(key: Array, names: Sequence[str]) -> Array:
+        return jnp.where(jnp.any(drag != 0), _MODE["opposite"], _pick(key, names))
+
+    slips = [pick(k, _SLIPS) for k in keys[1:3]]
+    failure, wrong = pick(keys[3], _FAILURES), pick(keys[4], _WRONG)
     # failures at a moment would mostly be early ones; others wait for the act
     by_act = unit[0] < 0.6
     late = 0.25 + 0.5 * unit[1]
@@ -133,7 +141,7 @@ def draw(key: Array, level: Array, steps: int) -> Schedule:
         failure=failure,
         noise=jnp.array([0.05, 0.25, 0.15, 0.15, 0.15, 0.15, 0.0])[level],
         offset=_offset(keys[7]),
-        drag=_drag(keys[9]),
+        drag=drag,
     )
 
 
@@ -169,10 +177,10 @@ def _row(row: Sequence[tuple[Array | float, Array | str]]) -> tuple[Array, Array
     )
 
 
-def _drag(key: Array) -> Array:
-    dragged, turn = jax.random.uniform(key, (2,))
+def _drag(key: Array, grasps: Array | bool) -> Array:
+    share, turn = jax.random.uniform(key, (2,))
     direction = jnp.stack([jnp.cos(2 * jnp.pi * turn), jnp.sin(2 * jnp.pi * turn)])
-    return jnp.where(dragged < _DRAGGED_SHARE, direction, 0.0)
+    return jnp.where(grasps & (share < _DRAGGED_SHARE), direction, 0.0)
 
 
 def _offset(key: Array) -> Array:

@@ -19,11 +19,12 @@ from soler1_jax.envs.base import Facts, State
 from soler1_jax.envs.model import GRIPPER_Q
 from soler1_jax.envs.scene import SceneParams
 from soler1_jax.envs.tabletop import STRIDE, Tabletop, TabletopConfig
-from soler1_jax.envs.tasks import table
+from soler1_jax.envs.tasks import VERBS, table
 from soler1_jax.rl import policies
 from soler1_jax.rl.policies import Policy
 from soler1_jax.rl.types import observe
 from soler1_jax.synthesis import experts, mistakes
+from soler1_jax.synthesis.claims import GRASP_VERBS
 from soler1_jax.synthesis.episodes import Recording
 from soler1_jax.synthesis.experts import Intent
 from soler1_jax.synthesis.mistakes import MODES, Schedule
@@ -37,6 +38,7 @@ Controller = Callable[[Carry, Array], tuple[Array, Array]]
 # A random action is held for so many control steps, or it would cancel itself out.
 HOLD_STEPS = 3
 RISE_M = 0.1
+_GRASPING = jnp.array([VERBS.index(verb) for verb in GRASP_VERBS])
 # Standard deviations of the noise on a policy's actions; each run draws one.
 POLICY_NOISE = (0.0, 0.0, 0.3, 0.6)
 
@@ -142,7 +144,8 @@ class Recorder:
     ) -> Controller:
         """The script of a level, drawn for one world."""
         steps = self.stride * (self.frames - 1)
-        schedule = mistakes.draw(draw_key, level, steps)
+        verb = jnp.asarray(self._table.verb)[start.info["task"]]
+        schedule = mistakes.draw(draw_key, level, steps, jnp.isin(verb, _GRASPING))
         begin = self.env.facts(start).gripper
 
         def act(carry: Carry, step: Array) -> tuple[Array, Array]:

@@ -81,11 +81,16 @@ def test_a_passed_limit_turns_to_failure():
         assert any(np.isfinite(limits)) == (LEVELS[level] == "failing")
 
 
-def test_some_worlds_drag_in_every_direction():
+def test_some_worlds_in_which_things_are_grasped_drag_in_every_direction():
     keys = jax.random.split(jax.random.key(1), 400)
     level = LEVELS.index("going wrong")
-    drag = np.asarray(jax.vmap(lambda k: mistakes.draw(k, level, STEPS).drag)(keys))
+    draw = jax.vmap(lambda k, grasps: mistakes.draw(k, level, STEPS, grasps), (0, None))
+    assert not np.asarray(draw(keys, False).drag).any()
+    schedule = draw(keys, True)
+    drag = np.asarray(schedule.drag)
     length = np.linalg.norm(drag, axis=1)
     assert np.isin(length.round(5), (0.0, 1.0)).all()
-    assert 0.4 < length.mean() < 0.8
+    assert 0.4 < length.mean() < 0.6
+    against = np.asarray(schedule.mode)[:, 0] == MODES.index("opposite")
+    assert against[length > 0].all() and not against[length == 0].all()
     assert (np.sign(drag[length > 0]).mean(0) ** 2 < 0.1).all()
