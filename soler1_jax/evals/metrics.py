@@ -8,6 +8,7 @@ appendix C, correlates with the truth; value-order correlation is from GVL,
 arXiv 2411.04549, and its degenerate cases from OpenGVL).
 """
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
@@ -219,11 +220,9 @@ def claim_accuracy(
         said = [(value, actual) for value, actual in pairs if value is not None]
         right = sum(value == actual for value, actual in said)
         heard = sum(actual is not None for _, actual in said)
-        counts = {value: due.count(value) for value in due}
-        found = [
-            _ratio(pairs.count((value, value)), count)
-            for value, count in counts.items()
-        ]
+        counts = Counter(due)
+        hits = Counter(actual for value, actual in said if value == actual)
+        found = [hits[value] / count for value, count in counts.items()]
         table[kind] = {
             "accuracy": _ratio(right, len(said)),
             "majority": _ratio(max(counts.values(), default=0), len(due)),
