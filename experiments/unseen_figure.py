@@ -81,7 +81,7 @@ def main(args: Args) -> None:
     curves = panels[: len(tasks)]
     lines = {line.get_label(): line for p in curves for line in p.get_lines()}
     figure.supxlabel("thousand control steps", fontsize=9)
-    figure.legend(lines.values(), lines, loc="outside lower center", ncols=len(lines))
+    figure.legend(lines.values(), lines, loc="outside upper center", ncols=len(lines))
     args.out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(args.out, dpi=110)
     plt.close(figure)
