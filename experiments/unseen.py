@@ -33,8 +33,6 @@ from soler1_jax.common.run import command_line, environment, read_json, write_js
 
 # Success that counts as learned (paper section 8.1: 24 of 40 tasks reach it).
 LEARNED = 0.5
-# Families whose tasks need a grasp.
-GRASPED = ("lift", "place")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -101,11 +99,12 @@ def main(args: Args) -> None:
 def by_agent(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """Agent -> its tasks; agents without one are left out."""
     from soler1_jax.envs import tasks
+    from soler1_jax.synthesis.claims import GRASP_VERBS
 
     chosen: dict[str, tuple[str, ...]] = {}
     for name in names:
-        grasped = tasks.TASKS[tasks.task_index(name)].family in GRASPED
-        algo = "drqv2" if grasped else "ppo"
+        verb = tasks.TASKS[tasks.task_index(name)].verb
+        algo = "drqv2" if verb in GRASP_VERBS else "ppo"
         chosen[algo] = (*chosen.get(algo, ()), name)
     return chosen
 

@@ -101,13 +101,16 @@ def expert(facts: Facts, plan: Plan) -> Intent:
         "touch": Intent(_apart(facts, thing, plan), jnp.array(1.0)),
         "push": _push(facts, thing, size, plan.push * sign),
         "lift": _lift(facts, thing, size, held, plan),
-        "place": _place(facts, thing, size, held, plan),
+        "place": _place(facts, thing, size, held, sign),
+        "drag": _drag(facts, thing, size, held, plan.drag),
         "drive": _drive(facts, plan, sign),
         "grip": _grip(facts, plan, held, sign),
     }
     upward = facts.handle_motion[2] * plan.direction * sign > 0.3
     fixture_kind = jnp.where(upward, _KINDS.index("grip"), _KINDS.index("drive"))
     kind = jnp.where(is_fixture, fixture_kind, _KIND_OF_VERB[plan.verb])
+    dragging = plan.opposite & jnp.any(plan.drag != 0)
+    kind = jnp.where(dragging, _KINDS.index("drag"), kind)
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *(intents[k] for k in _KINDS))
     intent = jax.tree.map(lambda x: x[kind], stacked)
     done = facts.success & ~plan.wrong & ~plan.opposite
@@ -118,7 +121,7 @@ def expert(facts: Facts, plan: Plan) -> Intent:
     )
 
 
-_KINDS = ("reach", "touch", "push", "lift", "place", "drive", "grip")
+_KINDS = ("reach", "touch", "push", "lift", "place", "drag", "drive", "grip")
 # A wrong object in a fixture's scene is lifted.
 _KIND_OF_VERB = jnp.array(
     [
@@ -178,22 +181,18 @@ def _lift(facts: Facts, thing: Array, size: Array, held: Array, plan: Plan) -> I
     raised = Intent(facts.gripper + AHEAD_M * _UP, jnp.array(1.0))
     shun = Intent(_apart(facts, thing, plan), jnp.array(-1.0))
     kept = _kept(facts, thing, size, held)
-    against = _when(
-        jnp.any(plan.drag != 0), _drag(facts, thing, size, held, plan), shun
-    )
-    return _when(plan.opposite, against, _when(kept, raised, seize))
+    return _when(plan.opposite, shun, _when(kept, raised, seize))
 
 
-def _drag(facts: Facts, thing: Array, size: Array, held: Array, plan: Plan) -> Intent:
+def _drag(facts: Facts, thing: Array, size: Array, held: Array, way: Array) -> Intent:
     """Grips a thing and moves it along the table, which is neither lifting nor placing."""
-    goal = facts.gripper + AHEAD_M * jnp.append(plan.drag, 0.0)
+    goal = facts.gripper + AHEAD_M * jnp.append(way, 0.0)
     dragged = Intent(goal.at[2].add(size - thing[2]), jnp.array(1.0))
     kept = _kept(facts, thing, size, held)
     return _when(kept, dragged, _seize(facts, thing, thing[2] + size))
 
 
-def _place(facts: Facts, thing: Array, size: Array, held: Array, plan: Plan) -> Intent:
-    sign = jnp.where(plan.opposite, -1.0, 1.0)
+def _place(facts: Facts, thing: Array, size: Array, held: Array, sign: Array) -> Intent:
     toward = (facts.plate - thing).at[2].set(0.0)
     flat = jnp.linalg.norm(toward)
     carry = facts.plate[2] + size + 0.03
@@ -211,9 +210,7 @@ def _place(facts: Facts, thing: Array, size: Array, held: Array, plan: Plan) -> 
     leave = Intent(facts.gripper + AHEAD_M * _UP, jnp.array(-1.0))
     seize = _seize(facts, thing, thing[2] + size)
     kept = _kept(facts, thing, size, held)
-    placed = _when(kept & ~down, carried, _when(there, leave, seize))
-    dragging = plan.opposite & jnp.any(plan.drag != 0)
-    return _when(dragging, _drag(facts, thing, size, held, plan), placed)
+    return _when(kept & ~down, carried, _when(there, leave, seize))
 
 
 def _push(facts: Facts, thing: Array, size: Array, direction: Array) -> Intent:

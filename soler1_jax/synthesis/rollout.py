@@ -38,7 +38,7 @@ Controller = Callable[[Carry, Array], tuple[Array, Array]]
 # A random action is held for so many control steps, or it would cancel itself out.
 HOLD_STEPS = 3
 RISE_M = 0.1
-_GRASPING = jnp.array([VERBS.index(verb) for verb in GRASP_VERBS])
+_GRASPING = np.array([VERBS.index(verb) for verb in GRASP_VERBS])
 # Standard deviations of the noise on a policy's actions; each run draws one.
 POLICY_NOISE = (0.0, 0.0, 0.3, 0.6)
 
