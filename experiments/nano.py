@@ -1,25 +1,30 @@
 """Remakes the shipped weights of `nano`.
 
-    python experiments/nano.py
+    python experiments/nano.py                      # two CPU cores
+    python experiments/nano.py --amounts gpu        # one GPU
 
 Synthesises training episodes, held-out episodes of the same tasks to choose
 checkpoints by, and episodes of unseen tasks, by which nothing is chosen; trains the
-tokenizer; teaches the model to see, to compare frames and to state progress. Asked to
-(--attack), it then sets policies against the model on trained tasks and teaches it what
-they found.
-Hardware: one CPU core; figures and wall time of the shipped weights are in
+tokenizer; teaches the model to see, to compare frames and to state progress. Policies
+of trained tasks that were learned from earlier weights may act in part of the data
+(--policies): they have found what the data lack. Asked to (--attack), it also sets new
+policies against the model and teaches it what those found.
+Figures, hardware and wall time of the shipped weights are in
 soler1_jax/reward/weights/nano/metadata.json. Every part continues if it was killed.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tyro
 
@@ -40,26 +45,54 @@ ATTACKS = (
 )
 
 
+@dataclasses.dataclass(frozen=True)
+class Amounts:
+    """How much a machine can bear."""
+
+    episodes: int
+    parts: int  # data sets of training episodes, each made by a process of its own
+    worlds: int
+    perception_steps: int
+    progress_steps: int
+    perception_frames: int
+    batch: int  # episodes of a step in which the model is asked
+    every: int  # steps between two examinations
+
+
+AMOUNTS = {
+    "cpu": Amounts(12288, 1, 64, 10000, 8000, 2, 4, 500),
+    "gpu": Amounts(16384, 4, 256, 20000, 20000, 9, 16, 2500),
+}
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Args:
     """What to make, and how much of it."""
+
+    amounts: Literal["cpu", "gpu"] = "cpu"
+    """The machine for which amounts, batches and intervals are chosen."""
 
     out: Path = Path("runs/nano")
     """Run folder; the finished model is in OUT/model."""
     data: Path = Path("data/nano")
     """Folder of the data sets."""
-    episodes: int = 12288
-    """Runs for training; most are told twice."""
+    episodes: int | None = None
+    """Runs for training; most are told twice. By default as the amounts say."""
+    policies: tuple[Path, ...] = ()
+    """Folders of policies of trained tasks, one for each kind of agent, that act in
+    further runs for training."""
+    policy_episodes: int = 1024
+    """Runs with the policies of each folder."""
     exam_episodes: int = 160
     """Held-out episodes of trained tasks by which the best weights are chosen."""
     test_episodes: int = 320
     """Episodes of unseen tasks, for the figures that are shipped."""
-    perception_steps: int = 10000
-    """Steps of learning to see."""
+    perception_steps: int | None = None
+    """Steps of learning to see; by default as the amounts say."""
     compare_steps: int = 150
     """Steps of questions."""
-    progress_steps: int = 8000
-    """Steps of progress queries."""
+    progress_steps: int | None = None
+    """Steps of progress queries; by default as the amounts say."""
     attack: bool = False
     """Set policies against the model, and teach it what they found. Not done for the
     shipped weights; see the README for what it gave."""
@@ -80,6 +113,7 @@ class Args:
 
 
 EXAM_SEED, TEST_SEED, ATTACK_SEED, ATTACK_EXAM_SEED = 10_000, 20_000, 30_000, 40_000
+POLICY_SEED = 50_000
 KEEP_EVERY = 10
 # The weights are nearly right by then.
 ATTACK_RATE = 4e-4
@@ -88,83 +122,118 @@ ATTACK_RATE = 4e-4
 def main(args: Args) -> None:
     """Makes the model; prints where it is and how good."""
     began = time.monotonic()
-    from soler1_jax.cli import rlvr
-
-    for name, count, split, seed in (
-        ("train", args.episodes, "train", args.seed),
-        ("exam", args.exam_episodes, "train", args.seed + EXAM_SEED),
-        ("test", args.test_episodes, "unseen", args.seed + TEST_SEED),
-    ):
-        synthesise(args, name, count, split=split, seed=seed)
-    teach(args, "see", "nano", perception_steps=args.perception_steps)
-    stages = {"ask": teach(args, "ask", "see", **asking(args))}
+    amounts = AMOUNTS[args.amounts]
+    parts = synthesise_all(args, amounts)
     exams = [args.data / "exam"]
+    ask = teach(
+        args,
+        "ask",
+        "nano",
+        parts,
+        perception_steps=args.perception_steps or amounts.perception_steps,
+        compare_steps=args.compare_steps,
+        progress_steps=args.progress_steps or amounts.progress_steps,
+        exam=tuple(exams),
+    )
+    stages = {"ask": ask}
     if args.attack:
-        attack(args, stages["ask"] / "model")
+        attack(args, ask / "model")
         exams.append(args.data / "attack_exam")
         stages["attack"] = teach(
             args,
             "attack",
-            "ask",
+            str(ask / "model"),
+            [*parts, args.data / "attack"],
+            perception_steps=0,
+            compare_steps=0,
             progress_steps=args.attack_steps,
-            more_data=(args.data / "attack",),
             exam=tuple(exams),
             learning_rate=ATTACK_RATE,
         )
     if args.improve_steps:
         last = list(stages.values())[-1]
-        stages["improve"] = args.out / "improve"
-        rlvr.run(
-            rlvr.Args(
-                model=last / "model",
-                data=args.data / "train",
-                exam=tuple(exams),
-                exam_episodes=args.exam_episodes,
-                out=stages["improve"],
-                steps=args.improve_steps,
-                seed=args.seed + 1,
-            )
-        )
+        stages["improve"] = improve(args, last / "model", exams)
     publish(args, stages, exams, time.monotonic() - began)
 
 
-def synthesise(args: Args, name: str, count: int, **settings: Any) -> None:
-    """Makes a data set."""
-    from soler1_jax.cli import synth
+def synthesise_all(args: Args, amounts: Amounts) -> list[Path]:
+    """Makes all data sets, as many at once as there are parts; returns the training ones."""
+    worlds = ["--worlds", amounts.worlds]
+    share = -(-(args.episodes or amounts.episodes) // amounts.parts)
+    parts = [
+        (f"train{part or ''}", share, args.seed + part, worlds)
+        for part in range(amounts.parts)
+    ]
+    parts += [
+        (f"policies{kind}", args.policy_episodes, args.seed + POLICY_SEED + kind,
+         [*worlds, "--policies", folder])
+        for kind, folder in enumerate(args.policies)
+    ]  # fmt: skip
+    held_out = [
+        ("exam", args.exam_episodes, args.seed + EXAM_SEED, worlds),
+        ("test", args.test_episodes, args.seed + TEST_SEED, [*worlds, "--split", "unseen"]),
+    ]  # fmt: skip
+    with ThreadPoolExecutor(amounts.parts) as pool:
+        jobs = [pool.submit(synthesise, args, *job) for job in (*parts, *held_out)]
+    for job in jobs:
+        job.result()
+    return [args.data / name for name, *_ in parts]
 
-    synth.run(synth.Args(out=args.data / name, episodes=count, **settings))
+
+def synthesise(
+    args: Args, name: str, count: int, seed: int, settings: Sequence[Any] = ()
+) -> None:
+    """Makes a data set, see `soler1 synth`."""
+    out = args.data / name
+    command("synth", "--out", out, "--episodes", count, "--seed", seed, *settings)
 
 
-def asking(args: Args) -> dict[str, Any]:
-    """Settings of the stage in which the model is asked."""
-    return {
-        "compare_steps": args.compare_steps,
-        "progress_steps": args.progress_steps,
-        "exam": (args.data / "exam",),
-    }
+def command(*words: Any) -> None:
+    """Runs `soler1` in its own process.
+
+    A process settles once how many devices a CPU has, and keeps what it took of a GPU's
+    memory until it ends.
+    """
+    main = "from soler1_jax.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", main, *map(str, words)],
+        env={**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
+    )
+    if done.returncode:
+        # It has said why.
+        sys.exit(done.returncode)
 
 
-def teach(args: Args, name: str, start: str, **settings: Any) -> Path:
+def teach(
+    args: Args, name: str, model: str, data: Sequence[Path], **settings: Any
+) -> Path:
     """Runs a supervised stage; returns its folder.
 
     Args:
       args: of the whole recipe.
       name: of the stage and of its folder.
-      start: the stage to begin with, or a preset.
+      model: what to begin with: a preset or a folder.
+      data: the data sets.
       settings: of `sft.Args` where they are not the same in all stages.
     """
     from soler1_jax.cli import sft
 
-    before = args.out / start / "model"
-    steps = {f"{stage}_steps": 0 for stage in ("perception", "compare", "progress")}
+    amounts = AMOUNTS[args.amounts]
     sft.run(
         sft.Args(
-            model=str(before) if before.exists() else start,
-            data=args.data / "train",
+            model=model,
+            data=data[0],
+            more_data=tuple(data[1:]),
             out=args.out / name,
             exam_episodes=args.exam_episodes,
+            perception_frames=amounts.perception_frames,
+            episodes=amounts.batch,
+            # positions are told apart to millimetres
+            dtype="float32",
+            save_every=amounts.every,
+            watch_every=amounts.every,
             seed=args.seed,
-            **(steps | settings),
+            **settings,
         )
     )
     return args.out / name
@@ -177,21 +246,34 @@ def attack(args: Args, model: Path) -> None:
     are learned on trained tasks only, so unseen tasks stay unseen.
     """
     policies = args.out / "policies"
-    command = ["rl", "--task", *args.attack_tasks, "--rewarder", model]
-    command += ["--out", policies, "--iterations", args.attack_iterations]
-    command += ["--keep-every", KEEP_EVERY, "--seed", args.seed, "--devices", 1]
-    # In its own process: how many devices a CPU has is settled once.
-    main = "from soler1_jax.cli import main; main()"
-    done = subprocess.run([sys.executable, "-c", main, *map(str, command)])
-    if done.returncode:
-        # It has said why.
-        sys.exit(done.returncode)
+    wanted = ["--task", *args.attack_tasks, "--rewarder", model, "--out", policies]
+    wanted += ["--iterations", args.attack_iterations, "--keep-every", KEEP_EVERY]
+    command("rl", *wanted, "--seed", args.seed, "--devices", 1)
+    kept = ["--policies", policies / "policies"]
     for name, count, seed in (
         ("attack", args.attack_episodes, args.seed + ATTACK_SEED),
         ("attack_exam", args.exam_episodes, args.seed + ATTACK_EXAM_SEED),
     ):
-        kept = (policies / "policies",)
-        synthesise(args, name, count, seed=seed, policies=kept)
+        synthesise(args, name, count, seed, kept)
+
+
+def improve(args: Args, model: Path, exams: Sequence[Path]) -> Path:
+    """Reinforcement learning from verifiable rewards; returns its folder."""
+    from soler1_jax.cli import rlvr
+
+    out = args.out / "improve"
+    rlvr.run(
+        rlvr.Args(
+            model=model,
+            data=args.data / "train",
+            exam=tuple(exams),
+            exam_episodes=args.exam_episodes,
+            out=out,
+            steps=args.improve_steps,
+            seed=args.seed + 1,
+        )
+    )
+    return out
 
 
 def publish(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,6 +58,10 @@ class Args:
     """Queries of each of them."""
     perception_episodes: int = 8
     """Episodes in a batch of the first stage."""
+    perception_frames: int = 2
+    """Frames of each of them."""
+    dtype: Literal["float32", "bfloat16"] | None = None
+    """Of activations; float32 on a CPU and bfloat16 elsewhere if not given."""
     learning_rate: float = 1.2e-3
     """Peak of the cosine."""
     seed: int = 0
@@ -97,7 +101,9 @@ def run(args: Args) -> None:
     tokenizer = start.tokenizer or materials.find_tokenizer(
         args.tokenizer, args.data, args.out, args.vocab_size
     )
-    functions = Functional(materials.model_config(start, tokenizer, episodes))
+    functions = Functional(
+        materials.model_config(start, tokenizer, episodes, args.dtype)
+    )
     plan = dataclasses.replace(
         settings.curriculum,
         **curriculum.patches(functions.config),
@@ -135,7 +141,10 @@ def _settings(args: Args) -> Any:
             previous=args.previous,
             seed=args.seed,
         ),
-        losses=sft.SftConfig(perception_weight=args.perception_weight),
+        losses=sft.SftConfig(
+            perception_frames=args.perception_frames,
+            perception_weight=args.perception_weight,
+        ),
         optimizer=optimizer.OptimizerConfig(learning_rate=args.learning_rate),
         loop=loop.LoopConfig(
             log_every=args.log_every,

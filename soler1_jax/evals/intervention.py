@@ -25,14 +25,15 @@ from soler1_jax.synthesis import claims, phrases, thoughts
 from soler1_jax.tokenizers import sentencepiece
 from soler1_jax.training import curriculum, sft, supervise, validation
 
-# Values of a kind from the one that speaks of least progress to that of most. Kinds
-# that have no such order (what remains is said only sometimes) are not edited.
+# Values of a kind from the one that speaks of least progress to that of most. A kind
+# without such an order is not edited.
 ORDERED: dict[str, tuple[str, ...]] = {
     "motion": ("farther", "same", "nearer"),
     "contact": ("no", "near", "yes"),
     "grasp": ("no", "yes"),
     "object": ("away", "still", "toward"),
     "state": ("worse", "none", "some", "most", "done"),
+    "remains": ("reach", "act", "finish", "nothing"),
     "trend": ("down", "same", "up"),
 }
 _NUMBER = 4  # a sign and three digits

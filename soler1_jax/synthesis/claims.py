@@ -139,12 +139,10 @@ def check(text: str, truth: Mapping[str, str]) -> dict[str, bool]:
 def score(text: str, truth: Mapping[str, str]) -> float:
     """Truth of a thought as a reward in [0, 1].
 
-    The share of required kinds (all of `truth` but the optional "remains") that the
-    text states rightly, less its false statements; so neither silence nor guessing
-    everything pays.
+    The share of the true claims that the text states rightly, less its false
+    statements; so neither silence nor guessing everything pays.
     """
     verdicts = check(text, truth)
-    required = [kind for kind in truth if kind != "remains"]
-    right = sum(verdicts.get(kind, False) for kind in required)
+    right = sum(verdicts.get(kind, False) for kind in truth)
     wrong = sum(not ok for ok in verdicts.values())
-    return max(0.0, (right - wrong) / len(required)) if required else 0.0
+    return max(0.0, (right - wrong) / len(truth)) if truth else 0.0

@@ -18,7 +18,7 @@ from soler1_jax.synthesis import thoughts
 
 _THOUGHTS_PER_TASK = 20
 # Kinds that a thought may lack.
-_VERBLESS = ("wrong", "grasp", "object", "remains")
+_VERBLESS = ("wrong", "grasp", "object")
 
 
 def corpus(data: Source | None = None, seed: int = 0) -> Iterator[str]:

@@ -159,7 +159,7 @@ def progress_queries(
         (cur - gap, cur) for gap in range(2, MAX_GAP + 1) for cur in range(gap, frames)
     ]
     if far:
-        weights = np.array([rarity(float(episode.progress[cur])) for _, cur in far])
+        weights = np.array([rarity(episode, cur) for _, cur in far])
         chosen = rng.choice(
             len(far), min(LONG_GAPS, len(far)), replace=False, p=weights / weights.sum()
         )
@@ -167,13 +167,16 @@ def progress_queries(
     return [_progress_query(episode, task, prev, cur, rng) for prev, cur in pairs]
 
 
-def rarity(progress: float) -> float:
-    """Weight of a progress label in percent when extra queries are chosen.
+def rarity(episode: Episode, cur: int) -> float:
+    """Weight of a frame when extra queries are chosen.
 
-    Runs dwell near 0, at the end of the reach (about 35) and at 100; what lies
-    between and below is seen in passing and weighs more.
+    Runs dwell near 0 %, at the end of the reach (about 35) and at 100; what lies
+    between and below is seen in passing and weighs more. So does a touch of the object
+    that is not named: one frame in 25 has it.
     """
-    if progress < -5:
+    progress = float(episode.progress[cur])
+    astray = episode.fact("other_contact")[cur] + episode.fact("other_grasped")[cur]
+    if astray > 0 or progress < -5:
         return 6.0
     if 40 <= progress < 95:
         return 5.0

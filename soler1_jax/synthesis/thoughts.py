@@ -13,8 +13,7 @@ import numpy as np
 
 from soler1_jax.synthesis import phrases
 
-# How often the optional kind is said, and how often a noun gives way to "it".
-SAY_REMAINS = 0.2
+# How often a noun gives way to "it".
 SAY_PRONOUN = 0.35
 
 _GROUPS = {
@@ -47,7 +46,7 @@ def write(
       claims: kind -> value, from `claims.measure`.
       verb: the task's verb.
       noun: the named thing, one of phrases.NOUNS.
-      rng: chooses the wording and whether "remains" is said.
+      rng: chooses the wording.
 
     Returns:
       Clauses joined by commas, e.g. "gripper nearer, not touching, drawer still
@@ -55,7 +54,7 @@ def write(
     """
     said = []
     for kind in phrases.KINDS:
-        if kind not in claims or (kind == "remains" and rng.random() > SAY_REMAINS):
+        if kind not in claims:
             continue
         options = phrases.phrases(kind, claims[kind], group_of(verb))
         phrase = options[rng.integers(len(options))]

@@ -81,14 +81,18 @@ def starting_point(name: str) -> Start:
 
 
 def model_config(
-    start: Start, tokenizer: Tokenizer, episodes: Sequence[Episode]
+    start: Start,
+    tokenizer: Tokenizer,
+    episodes: Sequence[Episode],
+    dtype: str | None = None,
 ) -> ModelConfig:
-    """The model's configuration; activations are bfloat16 on accelerators.
+    """The model's configuration.
 
     Args:
       start: the model; a new one learns which words are nouns from the data.
       tokenizer: of the model.
       episodes: the training data; all are read for a new model.
+      dtype: of activations; None for float32 on a CPU and bfloat16 elsewhere.
     """
     config = start.config or preset(start.name, tokenizer.vocab_size)
     if start.config is None and config.grounding and config.grounding.comparison:
@@ -96,7 +100,7 @@ def model_config(
             config.grounding, noun_ids=noun_ids(episodes, tokenizer), unknown_id=UNK
         )
         config = dataclasses.replace(config, grounding=grounding)
-    dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    dtype = dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
     return dataclasses.replace(config, dtype=dtype)
 
 
