@@ -69,6 +69,8 @@ AMOUNTS = {
 class Args:
     """What to make, and how much of it."""
 
+    model: str = "nano"
+    """What to begin with: a preset, or a model's folder, to go on with other data."""
     amounts: Literal["cpu", "gpu"] = "cpu"
     """The machine for which amounts, batches and intervals are chosen."""
 
@@ -83,6 +85,8 @@ class Args:
     further runs for training."""
     policy_episodes: int = 1024
     """Runs with the policies of each folder."""
+    learning_rate: float = 1.2e-3
+    """Peak of the cosine, once for seeing and once for the rest."""
     exam_episodes: int = 160
     """Held-out episodes of trained tasks by which the best weights are chosen."""
     test_episodes: int = 320
@@ -128,11 +132,12 @@ def main(args: Args) -> None:
     ask = teach(
         args,
         "ask",
-        "nano",
+        args.model,
         parts,
-        perception_steps=args.perception_steps or amounts.perception_steps,
+        perception_steps=amount(args.perception_steps, amounts.perception_steps),
         compare_steps=args.compare_steps,
-        progress_steps=args.progress_steps or amounts.progress_steps,
+        progress_steps=amount(args.progress_steps, amounts.progress_steps),
+        learning_rate=args.learning_rate,
         exam=tuple(exams),
     )
     stages = {"ask": ask}
@@ -156,10 +161,15 @@ def main(args: Args) -> None:
     publish(args, stages, exams, time.monotonic() - began)
 
 
+def amount(given: int | None, usual: int) -> int:
+    """What the user asked for, or what the machine can bear."""
+    return usual if given is None else given
+
+
 def synthesise_all(args: Args, amounts: Amounts) -> list[Path]:
     """Makes all data sets, as many at once as there are parts; returns the training ones."""
     worlds = ["--worlds", amounts.worlds]
-    share = -(-(args.episodes or amounts.episodes) // amounts.parts)
+    share = -(-amount(args.episodes, amounts.episodes) // amounts.parts)
     parts = [
         (f"train{part or ''}", share, args.seed + part, worlds)
         for part in range(amounts.parts)

@@ -7,7 +7,7 @@ import pytest
 
 from soler1_jax.data import records, text
 from soler1_jax.envs.tasks import TASKS
-from soler1_jax.synthesis import questions, spatial, temporal
+from soler1_jax.synthesis import episodes, questions, spatial, temporal
 from soler1_jax.synthesis.look import Look
 
 SIZE = 32
@@ -180,3 +180,16 @@ def test_queries_are_distinct_and_show_the_right_number_of_frames(source, shown)
         rationale, answer = text.split_completion(query.completion)
         assert answer == query.claims["answer"] and rationale
         assert len(answer.split()) <= 3
+
+
+def test_a_touch_of_the_wrong_object_is_asked_about_more_often():
+    facts = np.zeros((9, len(records.FACTS)), np.float32)
+    facts[6, records.FACTS.index("other_contact")] = 1.0
+    episode = dataclasses.replace(scene(0), facts=facts)
+    task = next(t for t in TASKS if t.name == "lift-red-cube")
+    asked = np.zeros(9)
+    for seed in range(50):
+        rng = np.random.default_rng(seed)
+        for query in episodes.progress_queries(episode, task, rng):
+            asked[query.cur] += query.prev < query.cur - 1
+    assert asked[6] > 1.5 * max(asked[5], asked[7])

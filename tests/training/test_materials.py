@@ -33,3 +33,9 @@ def test_a_stored_model_keeps_its_nouns(episodes, tokenizer):
     )
     kept = materials.model_config(start, tokenizer, episodes)
     assert kept.grounding.noun_ids == (5, 7)
+
+
+def test_the_dtype_can_be_chosen(episodes, tokenizer):
+    start = materials.Start("micro")
+    config = materials.model_config(start, tokenizer, episodes, "bfloat16")
+    assert config.dtype == "bfloat16"
