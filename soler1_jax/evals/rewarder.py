@@ -39,6 +39,8 @@ EVALUATION_SEED = 770_000_000
 SAMPLES = 50
 # An episode moves if its true progress spans so many percent: one bin of the answer.
 MOVING = 5.0
+# An answer that is off by more percent is wrong, where doubt is judged.
+WRONG_BY = 20.0
 # Thoughts speak of these only if something is amiss.
 SILENT_CLAIMS = ("wrong",)
 
@@ -178,6 +180,7 @@ def report_split(judged: Judged) -> dict[str, Any]:
         "parse_rate": float(rollout.parsed.mean()),
         "error_by_query": error.mean(0).tolist(),
         "entropy_nats": float(rollout.entropy.mean()),
+        "doubt": doubt(rollout.entropy, error),
         "queries_per_second": rollout.queries_per_second,
         "copy_slope": _copy_slope(rollout),
         "claims": _claims(judged, range(len(episodes))),
@@ -187,6 +190,27 @@ def report_split(judged: Judged) -> dict[str, Any]:
         | {"families": _grouped(judged, lambda e: e.family, _family)}
         | {"tasks": _grouped(judged, lambda e: e.task, _task)}
     )
+
+
+def doubt(entropy: np.ndarray, error: np.ndarray) -> dict[str, float]:
+    """Whether a rewarder's entropy tells which of its answers are wrong.
+
+    Args:
+      entropy: float32 [E, Q], nats, of the answers' distributions.
+      error: float32 [E, Q], percent.
+
+    Returns:
+      "wrong", the share of answers that are off by more than WRONG_BY percent; "auc",
+      how often a wrong answer has more entropy than another one (.5: entropy says
+      nothing); "wrong_if_sure", the share of wrong ones in the surer half.
+    """
+    wrong = error.ravel() > WRONG_BY
+    sure = entropy.ravel() <= np.median(entropy)
+    return {
+        "wrong": float(wrong.mean()),
+        "auc": metrics.auc(entropy.ravel(), wrong),
+        "wrong_if_sure": float(wrong[sure].mean()),
+    }
 
 
 def _copy_slope(rollout: Rollout) -> dict[str, Any]:

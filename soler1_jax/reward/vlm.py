@@ -54,7 +54,7 @@ class VLMSettings:
 
     readout: Readout = "glance"
     temperature: float = 1.0
-    thought_budget: int = 31
+    thought_budget: int = 33
     prompt_length: int = prompt.PROMPT_LENGTH
     show_previous: bool = False
 

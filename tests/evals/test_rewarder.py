@@ -63,6 +63,14 @@ def test_errors_are_kept_per_query(make_rewarder, episodes):
     )
 
 
+def test_doubt_is_worth_something_if_wrong_answers_have_more_of_it():
+    error = np.array([[0, 5, 30], [10, 40, 2]], np.float32)
+    told = evaluation.doubt(error, error)
+    assert told == {"wrong": pytest.approx(1 / 3), "auc": 1.0, "wrong_if_sure": 0.0}
+    assert evaluation.doubt(-error, error)["auc"] == 0.0
+    assert evaluation.doubt(np.ones_like(error), error)["auc"] == 0.5
+
+
 def test_copying_is_measured_and_its_absence_is_by_construction(
     make_rewarder, episodes
 ):
