@@ -68,6 +68,8 @@ class Args:
     """Control steps between two questions, PPO."""
     drqv2_every: int = 5
     """The same of DrQ-v2; it then asks about as often as PPO in all."""
+    caution: float = 0.0
+    """Of `soler1 rl`; a rewarder's rows are then under NAME-caution-CAUTION."""
     parallel: int | None = None
     """Policies learned at once; by default one a core."""
     runs: Path = Path("runs/unseen")
@@ -80,7 +82,7 @@ def main(args: Args) -> None:
     """Trains all policies, writes the figures, prints a table."""
     tables = read_json(args.out)["rewarders"] if args.out.exists() else {}
     for rewarder in args.rewarder:
-        name = Path(rewarder).name
+        name = called(args, rewarder)
         found = list(
             itertools.chain.from_iterable(
                 train(args, rewarder, algo, chosen)
@@ -94,6 +96,12 @@ def main(args: Args) -> None:
         tables[name] = {"tasks": rows, **summary(rows)}
         write_json(args.out, {"learned": LEARNED, "rewarders": tables})
         print_table(name, rows)
+
+
+def called(args: Args, rewarder: str) -> str:
+    """What a rewarder's rows and run folders are called."""
+    name = Path(rewarder).name
+    return f"{name}-caution-{args.caution:g}" if args.caution else name
 
 
 def by_agent(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -113,7 +121,7 @@ def train(
     args: Args, rewarder: str, algo: str, names: tuple[str, ...]
 ) -> list[dict[str, Any]]:
     """Trains an agent's policies; returns their results."""
-    folder = args.runs / Path(rewarder).name / algo
+    folder = args.runs / called(args, rewarder) / algo
     rl.run(
         rl.Args(
             task=names,
@@ -123,6 +131,7 @@ def train(
             seeds=args.seeds,
             iterations=getattr(args, f"{algo}_iterations"),
             every=getattr(args, f"{algo}_every"),
+            caution=args.caution,
             parallel=args.parallel,
         )
     )

@@ -31,6 +31,8 @@ class Rewarder:
     """nano, a model's folder, oracle, random or time."""
     readout: Literal["greedy", "sampled", "expected", "glance"] = "glance"
     """How a model's progress is read; the others stand beside it where they can."""
+    caution: float = 0.0
+    """Standard deviations of the value head's distribution taken off its mean."""
     episodes: int = 200
     """Episodes of unseen tasks."""
     seen_episodes: int = 100
@@ -118,7 +120,8 @@ def _rewarder(args: Rewarder) -> None:
     require_positive("batch", args.batch)
     require_non_negative("seed", args.seed)
     require_non_negative("seen episodes", args.seen_episodes)
-    rewarder = load_rewarder(args.rewarder, VLMSettings(readout=args.readout))
+    settings = VLMSettings(readout=args.readout, caution=args.caution)
+    rewarder = load_rewarder(args.rewarder, settings)
     controls = {name: load_rewarder(name) for name in _CONTROLS}
     run = Run(args.out, "eval rewarder", args)
     counts = {"unseen": args.episodes, "train": args.seen_episodes}

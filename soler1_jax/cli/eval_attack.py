@@ -31,6 +31,8 @@ class Attack:
     """nano, or a model's folder."""
     readout: Literal["greedy", "sampled", "expected", "glance"] = "glance"
     """How a model's progress is read."""
+    caution: float = 0.0
+    """Standard deviations of the value head's distribution taken off its mean."""
     task: tuple[str, ...] = TASKS
     """Tasks."""
     worlds: int = 4
@@ -60,7 +62,8 @@ def run(args: Attack) -> None:
         rounds=args.rounds,
         seed=args.seed,
     )
-    rewarder = load_rewarder(args.rewarder, VLMSettings(readout=args.readout))
+    settings = VLMSettings(readout=args.readout, caution=args.caution)
+    rewarder = load_rewarder(args.rewarder, settings)
     folder = Run(args.out, "eval attack", args)
     figures, worst = search(rewarder, args.task, config)
     for name, states in worst.items():

@@ -43,6 +43,9 @@ class Args:
     readout: Literal["greedy", "sampled", "expected", "glance"] = "glance"
     """How a model's progress is read: the number it writes (greedy or sampled), or the
     mean of its value head after the thought (expected) or before it (glance)."""
+    caution: float = 0.0
+    """Standard deviations of that head's distribution that are taken off its mean: a
+    model is unsure of what it has not seen, and policies go there."""
     episodes: int = 64
     """Fresh episodes of each evaluation, before and after."""
     oracle: bool = False
@@ -248,7 +251,9 @@ def make_trainer(args: Args, rewarder: str, parallel: int, devices: int) -> Any:
     from soler1_jax.rl.train import Trainer
     from soler1_jax.rl.types import shapes_of
 
-    loaded = load_rewarder(rewarder, VLMSettings(readout=args.readout))
+    loaded = load_rewarder(
+        rewarder, VLMSettings(readout=args.readout, caution=args.caution)
+    )
     env = make(image_size=args.image_size, episode_length=_EPISODE)
     episode = ChunkConfig(every=args.every, queries=_EPISODE // args.every)
     make_agent = {"drqv2": make_drqv2, "ppo": make_ppo}[args.algo]

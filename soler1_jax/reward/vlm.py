@@ -14,8 +14,14 @@ from typing import Any, Literal, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 
-from soler1_jax.common.errors import UserError, nearest_hint, require_positive
+from soler1_jax.common.errors import (
+    UserError,
+    nearest_hint,
+    require_non_negative,
+    require_positive,
+)
 from soler1_jax.common.rewarder import (
+    MAX_PROGRESS,
     Rewarder,
     TaskText,
     Verdict,
@@ -46,6 +52,9 @@ class VLMSettings:
         draws them, "expected" is the mean of the value head's distribution after a
         greedy thought, "glance" the same before the thought, which is still written.
       temperature: of "sampled".
+      caution: standard deviations of the value head's distribution that are taken off
+        its mean. What a model has not seen it is unsure of; a policy that is paid for
+        the mean alone goes there.
       thought_budget: longest thought in tokens; the default is what training allows.
       prompt_length: L.
       show_previous: tell the model its own previous answer, as it was told the true one
@@ -54,6 +63,7 @@ class VLMSettings:
 
     readout: Readout = "glance"
     temperature: float = 1.0
+    caution: float = 0.0
     thought_budget: int = 33
     prompt_length: int = prompt.PROMPT_LENGTH
     show_previous: bool = False
@@ -66,6 +76,13 @@ class VLMSettings:
                 f"{nearest_hint(self.readout, READOUTS)}"
             )
         require_positive("temperature", self.temperature)
+        require_non_negative("caution", self.caution)
+        if self.caution and self.readout not in _FROM_BINS:
+            raise UserError(
+                "caution is taken off the mean of the value head; the read-out "
+                f"{self.readout!r} is a number in words; use one of "
+                f"{', '.join(_FROM_BINS)}, or --caution 0"
+            )
         require_positive("thought_budget", self.thought_budget)
         require_positive("prompt_length", self.prompt_length)
 
@@ -131,7 +148,7 @@ def make_rewarder(
         frames = [state.first, state.previous, current]
         asked = bound.prefix(frames, text.ids, text.mask)
         said = generate(bound, asked, key, grammar=grammar, method=method)
-        verdict = _verdict(said, settings.readout)
+        verdict = _verdict(said, settings)
         kept = verdict.progress if settings.show_previous else None
         state = state._replace(previous=current, previous_progress=kept)
         return state, verdict
@@ -155,9 +172,10 @@ def make_rewarder(
     )
 
 
-def _verdict(said: Generation, readout: str) -> Verdict:
+def _verdict(said: Generation, settings: VLMSettings) -> Verdict:
     """Reads a completion; an answer without a number counts as no progress."""
     stated = jnp.where(said.parsed, said.progress, 0.0)
+    readout = settings.readout
     read = said.glance_logits if readout == "glance" else said.value_logits
     if read.shape[-1]:
         distribution = jax.nn.softmax(read, axis=-1)
@@ -165,7 +183,9 @@ def _verdict(said: Generation, readout: str) -> Verdict:
         distribution = two_hot(stated)
     expected = distribution @ bin_centers()
     return Verdict(
-        progress=expected if readout in _FROM_BINS else stated,
+        progress=_cautious(distribution, expected, settings.caution)
+        if readout in _FROM_BINS
+        else stated,
         expected=expected,
         distribution=distribution,
         entropy=entropy(distribution),
@@ -173,3 +193,20 @@ def _verdict(said: Generation, readout: str) -> Verdict:
         parsed=said.parsed,
         logprob=jnp.sum(said.logprobs, axis=1),
     )
+
+
+def _cautious(
+    distribution: jax.Array, expected: jax.Array, caution: float
+) -> jax.Array:
+    """The mean less so many standard deviations, float32 [B] in percent.
+
+    Args:
+      distribution: float32 [B, 41].
+      expected: float32 [B], its mean.
+      caution: see VLMSettings.
+    """
+    if not caution:
+        return expected
+    squares = (bin_centers() - expected[:, None]) ** 2
+    spread = jnp.sqrt(jnp.sum(distribution * squares, axis=-1))
+    return jnp.clip(expected - caution * spread, -MAX_PROGRESS, MAX_PROGRESS)

@@ -36,7 +36,15 @@ def test_a_folder_without_a_model_is_refused(tmp_path):
         load_rewarder(str(tmp_path))
 
 
-@pytest.mark.parametrize("wrong", [{"readout": "median"}, {"thought_budget": 0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"readout": "median"},
+        {"thought_budget": 0},
+        {"caution": -1.0},
+        {"readout": "greedy", "caution": 1.0},
+    ],
+)
 def test_impossible_settings_are_refused(wrong):
     with pytest.raises(UserError):
         VLMSettings(**wrong)

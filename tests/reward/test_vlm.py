@@ -97,6 +97,25 @@ def test_a_glance_is_read_before_the_thought(watch, frames):
     assert np.abs(glance.progress - expected.progress).max() > 1e-3
 
 
+def test_caution_takes_off_what_the_answer_is_unsure_by(model, frames):
+    said = {}
+    for caution in (0.0, 1.5):
+        settings = VLMSettings(caution=caution, thought_budget=BUDGET, prompt_length=12)
+        rewarder = make_rewarder(*model, "tiny", settings)
+        text, key = rewarder.prepare(SENTENCES), jax.random.key(0)
+        views = {"external": frames[0]}
+        state = rewarder.start(rewarder.params, views, text, key)
+        _, said[caution] = rewarder.score(rewarder.params, state, views, key, None)
+    plain, careful = said[0.0], said[1.5]
+    np.testing.assert_array_equal(careful.expected, plain.progress)
+    odds, mean = np.asarray(plain.distribution), np.asarray(plain.expected)
+    squares = (np.asarray(bin_centers()) - mean[:, None]) ** 2
+    spread = np.sqrt((odds * squares).sum(1))
+    assert spread.min() > 1
+    lowered = np.maximum(mean - 1.5 * spread, -100)
+    np.testing.assert_allclose(careful.progress, lowered, atol=1e-3)
+
+
 def test_a_question_is_read_once_for_glance_and_thought(model, monkeypatch):
     # Traced twice it is computed twice in a loop, about a quarter of a query's time.
     settings = VLMSettings(readout="glance", thought_budget=BUDGET, prompt_length=12)
