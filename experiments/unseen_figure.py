@@ -4,9 +4,9 @@
     python experiments/unseen_figure.py
 
 A panel a task has the noise-free worlds' success over control steps, a line a rewarder,
-mean of the seeds with their range; dotted is the progress that the first rewarder
-perceives. The last panel has that rewarder's perceived against true progress after
-learning, a dot a seed: what lies above the line is what hacking looks like.
+mean of the seeds with their range; dotted is the progress that the first of them
+perceives. The last panel has perceived against true progress after learning, a dot a
+seed: what lies above the line is what hacking looks like.
 """
 
 from __future__ import annotations
@@ -59,19 +59,23 @@ def main(args: Args) -> None:
             "run experiments/unseen.py first"
         )
     rewarders = read_json(args.figures)["rewarders"]
-    first = next(iter(rewarders))
-    tasks = [row["task"] for row in rewarders[first]["tasks"]]
+    rows_of_all = (row for table in rewarders.values() for row in table["tasks"])
+    tasks = list(dict.fromkeys(row["task"] for row in rows_of_all))
     rows = math.ceil((len(tasks) + 1) / COLUMNS)
     size = (2.6 * COLUMNS, 2.2 * rows + 0.5)
     figure, panels = plt.subplots(rows, COLUMNS, figsize=size, layout="constrained")
     panels = list(panels.flat)
     for task, panel in zip(tasks, panels, strict=False):
-        for name, table in rewarders.items():
-            found = [row for row in table["tasks"] if row["task"] == task]
-            if found:
-                learning_curve(panel, name, found[0], perceived=name == first)
+        rows_of_task = [
+            (name, row)
+            for name, table in rewarders.items()
+            for row in table["tasks"]
+            if row["task"] == task
+        ]
+        for place, (name, row) in enumerate(rows_of_task):
+            learning_curve(panel, name, row, perceived=place == 0)
         panel.set(title=task.replace("-", " "), ylim=(-0.03, 1.03))
-    plane(panels[len(tasks)], first, rewarders[first]["tasks"])
+    plane(panels[len(tasks)], rewarders)
     for panel in panels[len(tasks) + 1 :]:
         panel.set_axis_off()
     for panel in panels:
@@ -113,13 +117,15 @@ def running_mean(values: np.ndarray) -> np.ndarray:
     return (total - before) / np.minimum(np.arange(values.shape[1]) + 1, WINDOW)
 
 
-def plane(panel: Any, name: str, rows: list[dict[str, Any]]) -> None:
+def plane(panel: Any, rewarders: dict[str, Any]) -> None:
     """Perceived against true progress after learning."""
     panel.plot([0, 1], [0, 1], color="#c4cad1", linewidth=1)
-    for row in rows:
-        true, said = row["true_progress"], row["perceived_success"]
-        panel.scatter(true, said, s=12, color=COLORS.get(name, OTHER), alpha=0.7)
-    panel.set(title=f"{name}: perceived over true progress", xlim=(0, 1), ylim=(0, 1))
+    for name, table in rewarders.items():
+        color = COLORS.get(name, OTHER)
+        for row in table["tasks"]:
+            true, said = row["true_progress"], row["perceived_success"]
+            panel.scatter(true, said, s=12, color=color, alpha=0.7)
+    panel.set(title="perceived over true progress", xlim=(0, 1), ylim=(0, 1))
 
 
 if __name__ == "__main__":
