@@ -1,7 +1,7 @@
 """Thoughts in words, written from measured claims in varied wording.
 
 Facts come first and the conclusion last, because the answer is decoded after them
-(paper section 3.5). Twelve to twenty-two tokens: a thought is decoded for every
+(paper section 3.5). About eighteen tokens, seldom thirty: a thought is decoded for every
 query of every world, and that is what a rewarder's speed depends on.
 """
 
