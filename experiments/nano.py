@@ -77,7 +77,6 @@ class Args:
     """What to begin with: a preset, or a model's folder, to go on with other data."""
     amounts: Literal["cpu", "gpu"] = "cpu"
     """The machine for which amounts, batches and intervals are chosen."""
-
     out: Path = Path("runs/nano")
     """Run folder; the finished model is in OUT/model."""
     data: Path = Path("data/nano")
@@ -179,14 +178,23 @@ def synthesise_all(args: Args, amounts: Amounts) -> list[Path]:
         for part in range(amounts.parts)
     ]
     parts += [
-        (f"policies{kind}", args.policy_episodes, args.seed + POLICY_SEED + kind,
-         [*worlds, "--policies", folder])
+        (
+            f"policies{kind}",
+            args.policy_episodes,
+            args.seed + POLICY_SEED + kind,
+            [*worlds, "--policies", folder],
+        )
         for kind, folder in enumerate(args.policies)
-    ]  # fmt: skip
+    ]
     held_out = [
         ("exam", args.exam_episodes, args.seed + EXAM_SEED, worlds),
-        ("test", args.test_episodes, args.seed + TEST_SEED, [*worlds, "--split", "unseen"]),
-    ]  # fmt: skip
+        (
+            "test",
+            args.test_episodes,
+            args.seed + TEST_SEED,
+            [*worlds, "--split", "unseen"],
+        ),
+    ]
     with ThreadPoolExecutor(amounts.parts) as pool:
         jobs = [pool.submit(synthesise, args, *job) for job in (*parts, *held_out)]
     for job in jobs:

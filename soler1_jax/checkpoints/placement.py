@@ -12,6 +12,11 @@ from soler1_jax.model.functional import Functional, Params
 DTYPES = ("float32", "bfloat16")
 
 
+def activation_dtype(wanted: str | None) -> str:
+    """The dtype asked for, or what suits the device: float32 on a CPU, else bfloat16."""
+    return wanted or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
+
+
 def require_dtype(dtype: str) -> None:
     """Raises UserError unless parameters can have this dtype."""
     if dtype not in DTYPES:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import jax
-
 from soler1_jax.common.errors import UserError, nearest_hint
 from soler1_jax.common.rewarder import Rewarder
 from soler1_jax.model.config import ModelConfig
@@ -43,7 +41,8 @@ def load_rewarder(
     Args:
       spec: oracle, random, time, nano, a folder that holds a model of this project, or
         the folder of a released Qwen3-VL rewarder (as released, or converted).
-      settings: how a model of this project is asked; others ignore it.
+      settings: how a model of this project is asked; others ignore it, but a released
+        model refuses caution.
       released: how a released model is asked; others ignore it. With `SoleSettings` it
         writes its progress, with `LikelihoodSettings` that of an answer is read, and
         `WatchSettings` are for models with read-out heads. None for what the checkpoint
@@ -61,13 +60,17 @@ def load_rewarder(
     if is_released(Path(spec)):
         # Imported late: nano needs none of it.
         from soler1_jax.checkpoints.hf_config import from_hf, read_hf_json
+        from soler1_jax.checkpoints.placement import activation_dtype
         from soler1_jax.reward.pretrained import load_vlm
         from soler1_jax.reward.sole import require_qwen
 
         require_qwen(from_hf(read_hf_json(spec)), spec)
-        on_cpu = jax.default_backend() == "cpu"
-        dtype = dtype or ("float32" if on_cpu else "bfloat16")
-        return _released(load_vlm(spec, dtype), spec, released)
+        if settings is not None and settings.caution:
+            raise UserError(
+                "caution is for models of this project, whose value head says odds; "
+                f"{spec} holds a released one; use --caution 0"
+            )
+        return _released(load_vlm(spec, activation_dtype(dtype)), spec, released)
     return make_rewarder(*load_parts(spec), spec, settings)
 
 

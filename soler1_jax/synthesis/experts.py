@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from soler1_jax.envs.base import Facts
 from soler1_jax.envs.model import TIP_RADIUS
@@ -29,7 +30,7 @@ CLOSED_M = 0.014
 # Far enough ahead that the gripper moves at full speed.
 AHEAD_M = 0.1
 
-_UP = jnp.array([0.0, 0.0, 1.0])
+_UP = np.array([0.0, 0.0, 1.0], np.float32)
 
 
 class Intent(NamedTuple):
@@ -108,7 +109,7 @@ def expert(facts: Facts, plan: Plan) -> Intent:
     }
     upward = facts.handle_motion[2] * plan.direction * sign > 0.3
     fixture_kind = jnp.where(upward, _KINDS.index("grip"), _KINDS.index("drive"))
-    kind = jnp.where(is_fixture, fixture_kind, _KIND_OF_VERB[plan.verb])
+    kind = jnp.where(is_fixture, fixture_kind, jnp.asarray(_KIND_OF_VERB)[plan.verb])
     dragging = plan.opposite & jnp.any(plan.drag != 0)
     kind = jnp.where(dragging, _KINDS.index("drag"), kind)
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *(intents[k] for k in _KINDS))
@@ -123,7 +124,7 @@ def expert(facts: Facts, plan: Plan) -> Intent:
 
 _KINDS = ("reach", "touch", "push", "lift", "place", "drag", "drive", "grip")
 # A wrong object in a fixture's scene is lifted.
-_KIND_OF_VERB = jnp.array(
+_KIND_OF_VERB = np.array(
     [
         _KINDS.index(verb.split("_")[0] if verb in OBJECT_VERBS else "lift")
         for verb in VERBS

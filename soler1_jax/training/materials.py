@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 from jax.sharding import Mesh
 
+from soler1_jax.checkpoints.placement import activation_dtype
 from soler1_jax.checkpoints.store import load_metadata, load_model
 from soler1_jax.common import mesh as meshes
 from soler1_jax.common.errors import UserError, require_positive
@@ -100,8 +100,7 @@ def model_config(
             config.grounding, noun_ids=noun_ids(episodes, tokenizer), unknown_id=UNK
         )
         config = dataclasses.replace(config, grounding=grounding)
-    dtype = dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
-    return dataclasses.replace(config, dtype=dtype)
+    return dataclasses.replace(config, dtype=activation_dtype(dtype))
 
 
 def noun_ids(episodes: Sequence[Episode], tokenizer: Tokenizer) -> tuple[int, ...]:

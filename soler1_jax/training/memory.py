@@ -1,7 +1,6 @@
 """Episodes kept in memory once they were read, up to a budget."""
 
 import dataclasses
-import os
 from collections.abc import Sequence
 from typing import SupportsIndex
 
@@ -40,15 +39,13 @@ class Remembered(Sequence[Episode]):
     Args:
       source: random access to episodes.
       budget: bytes of pixels and labels that may be kept; the rest is read each time.
-        None for a quarter of the machine's memory.
       wrist: whether the wrist's view is wanted; it is dropped otherwise.
     """
 
     def __init__(
-        self, source: Sequence[Episode], budget: int | None = None, wrist: bool = False
+        self, source: Sequence[Episode], budget: int = 6 << 30, wrist: bool = False
     ):
-        self._source, self._wrist = source, wrist
-        self._left = _quarter_of_memory() if budget is None else budget
+        self._source, self._left, self._wrist = source, budget, wrist
         self._kept: dict[int, Episode] = {}
 
     def __len__(self) -> int:
@@ -72,7 +69,3 @@ class Remembered(Sequence[Episode]):
     def __repr__(self) -> str:
         # grain compares this when it restores an iterator
         return f"Remembered({self._source!r})"
-
-
-def _quarter_of_memory() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4

@@ -9,6 +9,7 @@ from typing import Protocol
 import jax
 from jax.sharding import Mesh
 
+from soler1_jax.checkpoints.placement import activation_dtype
 from soler1_jax.common import mesh as meshes
 from soler1_jax.common.errors import UserError, require_positive
 from soler1_jax.data.row_room import RowShape
@@ -57,7 +58,7 @@ def load_qwen(
             f"a released model is a folder with safetensors or a converted one; {folder} "
             "is neither; for our own models there are `soler1 sft` and `soler1 rlvr`"
         )
-    dtype = dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
+    dtype = activation_dtype(dtype)
     vlm = load_vlm(folder, dtype if lora_rank else "float32", mesh)
     require_qwen(vlm.config, str(folder))
     check_model(vlm.config)

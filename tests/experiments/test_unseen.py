@@ -87,6 +87,22 @@ def test_rows_that_a_call_leaves_out_stay(unseen, tmp_path):
     assert again["learned_share"] == 1.0
 
 
+def test_rows_with_caution_are_kept_apart(unseen, tmp_path):
+    unseen.ends["nano", "reach-red-cube"] = 0.5
+    for caution in (0.0, 1.0):
+        args = unseen.Args(
+            task=("reach-red-cube",),
+            rewarder=("nano",),
+            seeds=1,
+            caution=caution,
+            runs=tmp_path,
+            out=tmp_path / "unseen.json",
+        )
+        unseen.main(args)
+    found = json.loads((tmp_path / "unseen.json").read_text())["rewarders"]
+    assert set(found) == {"nano", "nano-caution-1"}
+
+
 def test_the_picture_shows_every_task(unseen, tmp_path):
     pytest.importorskip("matplotlib").use("agg")
     drawing = load("unseen_figure")

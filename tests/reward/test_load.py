@@ -73,6 +73,8 @@ def test_a_released_folder_is_asked_in_its_own_way(qwen_folder):
     assert _kind(asked)[1].endswith("likelihood") and asked.views == ("wrist",)
     with pytest.raises(UserError, match="has none"):
         load_rewarder(folder, released=WatchSettings())
+    with pytest.raises(UserError, match="--caution 0"):
+        load_rewarder(folder, VLMSettings(caution=1.0))
 
 
 def test_words_given_at_conversion_choose_the_likelihood(qwen_folder, tmp_path):
