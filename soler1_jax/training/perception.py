@@ -164,7 +164,11 @@ def grounding_loss(
         result[f"{name}_peak"] = losses.masked_mean(hit[:, part], seen[:, part])
     if grounded.wrist_logits is not None:
         close, there = heat_target(scenes.shares[:, count:], things)
-        close = jnp.concatenate([close * there[..., None], ~there[..., None]], axis=-1)
+        # The last place is out of view. Not by a concatenation with `there`: XLA of jax
+        # 0.11.2 fuses that into a kernel that it then cannot compile for a GPU.
+        close = jnp.pad(close, ((0, 0), (0, 0), (0, 1)))
+        nowhere = jax.nn.one_hot(close.shape[-1] - 1, close.shape[-1])
+        close = jnp.where(there[..., None], close, nowhere)
         result["wrist_heat"] = losses.heat(grounded.wrist_logits, close, asked)
     return result
 
