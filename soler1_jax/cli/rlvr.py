@@ -8,6 +8,7 @@ model in OUT/model; the same command continues after an interruption.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from pathlib import Path
 from typing import Any, Literal
 
@@ -107,7 +108,7 @@ def run(args: Args) -> None:
     folder = Run(args.out, "rlvr", args, may_change=_MAY_CHANGE)
     functions = Functional(materials.model_config(start, start.tokenizer, episodes))
     learner = supervise.Learner(functions, start.tokenizer, start.params)
-    settings = improve.fit(settings, learner, episodes)
+    settings = improve.fit(settings, learner, itertools.chain(episodes, exam))
     metadata = {"command": command_line(), "from": start.metadata}
     keeper = Keeper(args.out, functions, start.tokenizer, metadata)
     state, seconds = improve.improve(

@@ -7,6 +7,7 @@ command continues after an interruption and ends with the same weights.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from pathlib import Path
 from typing import Any, Literal
 
@@ -96,7 +97,9 @@ def run(args: Args) -> None:
         thoughts=args.thoughts,
     )
     episodes = materials.open_episodes((args.data, *args.more_data), start, part)
-    exam = materials.exam_episodes(args.exam, args.exam_episodes)
+    exam = materials.exam_episodes(
+        args.exam, args.exam_episodes, thoughts=args.thoughts
+    )
     folder = Run(args.out, "sft", args, may_change=_MAY_CHANGE)
     tokenizer = start.tokenizer or materials.find_tokenizer(
         args.tokenizer, args.data, args.out, args.vocab_size
@@ -104,10 +107,11 @@ def run(args: Args) -> None:
     functions = Functional(
         materials.model_config(start, tokenizer, episodes, args.dtype)
     )
+    words, told = supervise.Words(tokenizer), itertools.chain(episodes, exam)
     plan = dataclasses.replace(
         settings.curriculum,
         **curriculum.patches(functions.config),
-        **curriculum.lengths(episodes, supervise.Words(tokenizer), args.previous),
+        **curriculum.lengths(told, words, args.previous),
     )
     metadata = {"command": command_line(), "args": dataclasses.asdict(args)}
     metadata["args"] = {k: str(v) for k, v in metadata["args"].items()}

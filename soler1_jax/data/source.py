@@ -133,7 +133,14 @@ class Source:
         return len(self._rows)
 
     def __getitem__(self, index: SupportsIndex) -> Episode:
-        """Episode `index`; fields as in data/records.py."""
+        """Episode `index`; fields as in data/records.py.
+
+        Raises:
+          IndexError: there is none; array_record itself raises another error, which
+            would not end a loop over the episodes.
+        """
+        if not 0 <= int(index) < len(self):
+            raise IndexError(f"{self!r} has no episode {int(index)}")
         row = self._rows[index]
         return records.from_row(self._features.deserialize_example_np(row))
 

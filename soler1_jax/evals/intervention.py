@@ -128,7 +128,7 @@ class _Asker:
             **curriculum.patches(model.config),
             **curriculum.lengths(episodes, tokenizer, 0.0),
         )
-        budget = self.config.completion_length - supervise.FIXED_TOKENS
+        budget = supervise.thought_budget(self.config)
         grammar = progress_grammar(model.config.text.vocab_size, budget)
         self.answer = validation.make_answer(model.module, grammar)
         self.finish = make_finish(model, grammar)

@@ -6,7 +6,7 @@ model learns to see, and once more over the two stages in which it is asked.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from soler1_jax.common.errors import UserError, nearest_hint, require_non_negative
@@ -149,12 +149,12 @@ def patches(config: ModelConfig) -> dict[str, int]:
 
 
 def lengths(
-    episodes: Sequence[Episode], tokenizer: batches.Encoder, previous: float
+    episodes: Iterable[Episode], tokenizer: batches.Encoder, previous: float
 ) -> dict[str, int]:
-    """Token lengths that hold every text of a data set, as few as do.
+    """Token lengths that hold every text of some episodes, as few as do.
 
     Args:
-      episodes: all of them are read.
+      episodes: to learn from and to be examined on; all of them are read.
       tokenizer: of the model.
       previous: see CurriculumConfig.
 
@@ -168,15 +168,15 @@ def lengths(
 
     hint = len(tokenizer.encode(" before +000")) if previous else 0
     told: set[tuple[str, str]] = set()
-    for index in range(len(episodes)):
-        for query in episodes[index].queries:
+    for episode in episodes:
+        for query in episode.queries:
             if (query.prompt, query.completion) in told:
                 continue
             told.add((query.prompt, query.completion))
             extra = hint if query.source == "progress" else 0
             hold("prompt_length", query.prompt, extra)
             hold("completion_length", query.completion, 1)
-        for name in episodes[index].names:
+        for name in episode.names:
             hold("name_length", name, 0)
     return longest
 

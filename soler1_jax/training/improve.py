@@ -1,7 +1,7 @@
 """A run of reinforcement learning from verifiable rewards, from its parts."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from soler1_jax.data.batches import BatchConfig, dataset
@@ -48,9 +48,9 @@ class Settings:
 
 
 def fit(
-    settings: Settings, learner: supervise.Learner, episodes: Sequence[Episode]
+    settings: Settings, learner: supervise.Learner, episodes: Iterable[Episode]
 ) -> Settings:
-    """The same settings with lengths that hold the data set's texts."""
+    """The same settings with lengths that hold the texts of all these episodes."""
     words = supervise.Words(learner.tokenizer)
     found = curriculum.lengths(episodes, words, settings.batch.previous)
     found |= curriculum.patches(learner.functions.config)
@@ -82,7 +82,7 @@ def improve(
         settings.optimizer, optimizer.schedule(settings.optimizer, updates)
     )
     begin, shardings = supervise.beginning(learner, tx, settings.seed, place.mesh)
-    budget = settings.batch.completion_length - supervise.FIXED_TOKENS
+    budget = supervise.thought_budget(settings.batch)
     grammar = progress_grammar(functions.config.text.vocab_size, budget)
     sampling = rlvr.sampling_of(config.grpo, grammar)
 

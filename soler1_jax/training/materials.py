@@ -153,14 +153,18 @@ def find_tokenizer(
     return Tokenizer(path or own)
 
 
-def exam_episodes(folders: Sequence[Path], count: int) -> list[Episode]:
-    """The first `count` episodes of each data set.
+def exam_episodes(
+    folders: Sequence[Path], count: int, *, thoughts: bool = True
+) -> list[Episode]:
+    """The first `count` episodes of each data set, with their thoughts or without.
 
     Raises:
       UserError: a folder holds no complete data set.
     """
     require_positive("--exam-episodes", count)
-    sources = [open_source(folder) for folder in folders]
+    sources: list[Sequence[Episode]] = [open_source(folder) for folder in folders]
+    if not thoughts:
+        sources = [selection.WithoutThoughts(source) for source in sources]
     return [s[i] for s in sources for i in range(min(count, len(s)))]
 
 

@@ -152,7 +152,7 @@ class Examiner:
         self._exam = None
         if episodes:
             self._exam = validation.make_exam(episodes, words, config, EXAM_BATCH)
-        budget = config.completion_length - FIXED_TOKENS
+        budget = thought_budget(config)
         grammar = progress_grammar(functions.config.text.vocab_size, budget)
         self._answer = validation.make_answer(functions.module, grammar)
 
@@ -179,3 +179,8 @@ class Examiner:
 
 # `<think>`, `</think>`, `<answer>`, sign, three digits, `</answer>`, end.
 FIXED_TOKENS = 9
+
+
+def thought_budget(config: BatchConfig) -> int:
+    """Tokens that a thought may have; one where the data have none, the least there is."""
+    return max(config.completion_length - FIXED_TOKENS, 1)

@@ -1,5 +1,7 @@
 """`soler1 sft` and `soler1 rlvr` refuse what cannot work, in one line."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -49,6 +51,31 @@ def data(tmp_path_factory):
     source.write_shard(source.shard_path(folder, "train", 0, 1), episodes)
     source.write_metadata(folder, "train", records.features(2, 16), 1)
     return folder
+
+
+@pytest.fixture(scope="module")
+def wordy(data, tmp_path_factory):
+    """The same episodes with a longer thought."""
+    folder = tmp_path_factory.mktemp("wordy")
+    said = text.progress_completion("gripper nearer, cube still, reach first", 10)
+    episodes = []
+    for episode in map(source.open_source(data).__getitem__, range(2)):
+        queries = [dataclasses.replace(q, completion=said) for q in episode.queries]
+        episodes.append(dataclasses.replace(episode, queries=tuple(queries)))
+    source.write_shard(source.shard_path(folder, "train", 0, 1), episodes)
+    source.write_metadata(folder, "train", records.features(2, 16), 1)
+    return folder
+
+
+@pytest.mark.parametrize("thoughts", ["--thoughts", "--no-thoughts"])
+def test_sft_is_examined_on_longer_texts_than_it_learns_from(
+    data, wordy, tmp_path, thoughts
+):
+    steps = ["--perception-steps", 0, "--compare-steps", 0, "--progress-steps", 1]
+    arguments = ["--model", "micro", "--episodes", 2, *steps, "--queries", 1, thoughts]
+    arguments += ["--data", data, "--exam", wordy, "--out", tmp_path / "run"]
+    main([str(a) for a in ["sft", *arguments]])
+    assert (tmp_path / "run" / "model" / "weights.npz").exists()
 
 
 def _refused(capsys, *arguments):

@@ -98,7 +98,7 @@ def test_an_unedited_thought_ends_as_the_sampler_ended_it(world, tokenizer):
         **curriculum.patches(model.config),
         **curriculum.lengths(episodes, tokenizer, 0.0),
     )
-    budget = config.completion_length - supervise.FIXED_TOKENS
+    budget = supervise.thought_budget(config)
     grammar = progress_grammar(model.config.text.vocab_size, budget)
     exam = validation.make_exam(episodes, tokenizer, config, len(episodes))
     (batch,) = exam.batches
