@@ -50,9 +50,9 @@ _FAILING = LEVELS.index("failing")
 _DRAGGED_SHARE = 0.5
 
 # What undoes the act is frequent: it alone shows how a thing moves the other way.
-_SLIPS = ("random", "random", "drop", "back", "hover", "opposite", "opposite")
-_FAILURES = ("freeze", "back", "drop", "hover", "random", *3 * ("opposite",))
-_WRONG = ("wrong", "wrong", "opposite", "opposite", "opposite", "hover")
+_SLIPS = ("random", "random", "drop", "back", "hover", "wrong", "opposite", "opposite")
+_FAILURES = ("freeze", "back", "drop", "hover", "random", "wrong", *3 * ("opposite",))
+_WRONG = (*3 * ("wrong",), *3 * ("opposite",), "hover")
 
 
 class Schedule(NamedTuple):
