@@ -290,6 +290,7 @@ def improve(args: Args, model: Path, exams: Sequence[Path]) -> Path:
             exam=tuple(exams),
             exam_episodes=args.exam_episodes,
             out=out,
+            dtype="float32",
             steps=args.improve_steps,
             seed=args.seed + 1,
         )

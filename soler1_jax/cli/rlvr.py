@@ -73,6 +73,8 @@ class Args:
     """Gradient steps on each set of samples."""
     supervised: float = 0.1
     """Weight of the supervised loss beside the rewards; the paper has none."""
+    dtype: Literal["float32", "bfloat16"] | None = None
+    """Of activations; by default float32 on a CPU and bfloat16 elsewhere."""
     seed: int = 1
     """Of batches and samples."""
     mesh: str | None = None
@@ -106,7 +108,9 @@ def run(args: Args) -> None:
     episodes = materials.open_episodes((args.data,), start)
     exam = materials.exam_episodes(args.exam, args.exam_episodes)
     folder = Run(args.out, "rlvr", args, may_change=_MAY_CHANGE)
-    functions = Functional(materials.model_config(start, start.tokenizer, episodes))
+    functions = Functional(
+        materials.model_config(start, start.tokenizer, episodes, args.dtype)
+    )
     learner = supervise.Learner(functions, start.tokenizer, start.params)
     settings = improve.fit(settings, learner, itertools.chain(episodes, exam))
     metadata = {"command": command_line(), "from": start.metadata}
