@@ -23,11 +23,13 @@ from soler1_jax.common.errors import UserError
 from soler1_jax.common.run import read_json
 
 COLUMNS = 5
+LEGEND_COLUMNS = 4
 COLORS = {
     "nano": "#d9541e",
     "oracle": "#1b1f24",
     "time": "#2a78b5",
     "random": "#9aa3ad",
+    "nano-before-wrong-touches": "#8e5bb5",
 }
 OTHER = "#3f9142"
 # Iterations over which a curve is averaged: one has eight noise-free episodes.
@@ -85,7 +87,10 @@ def main(args: Args) -> None:
     curves = panels[: len(tasks)]
     lines = {line.get_label(): line for p in curves for line in p.get_lines()}
     figure.supxlabel("thousand control steps", fontsize=9)
-    figure.legend(lines.values(), lines, loc="outside upper center", ncols=len(lines))
+    columns = min(len(lines), LEGEND_COLUMNS)
+    figure.legend(
+        lines.values(), lines, loc="outside upper center", ncols=columns, fontsize=8
+    )
     args.out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(args.out, dpi=110)
     plt.close(figure)
