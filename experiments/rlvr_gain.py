@@ -8,7 +8,8 @@ the supervised loss, so what it gains might be that. All keep the best weights b
 same examinations on held-out episodes of trained tasks, and are judged by `soler1 eval
 rewarder` on the same episodes of unseen tasks. Hardware: one GPU, two minutes a seed, or
 one CPU core, 80. Continues if it was killed; kinds that a call leaves out stay as an
-earlier call wrote them. Figures: experiments/results/rlvr_gain.json.
+earlier call from the same weights wrote them. Figures:
+experiments/results/rlvr_gain.json.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any, Literal
 import numpy as np
 import tyro
 
+from soler1_jax.checkpoints.store import load_metadata
 from soler1_jax.common.run import command_line, environment, read_json, write_json
 from soler1_jax.reward.load import NANO
 
@@ -53,7 +55,10 @@ class Args:
 def main(args: Args) -> None:
     """Trains and judges all; writes the figures and prints what was gained."""
     made = {"command": command_line(), "environment": environment()}
+    weights = load_metadata(args.model)["sha256"]["weights.npz"]
     table = read_json(args.out) if args.out.exists() else {}
+    if table.get("weights") != weights:
+        table = {"weights": weights}
     before = judged(args, args.runs / "before", args.model)
     table["before"] = made | before
     for kind in args.kind:
@@ -83,6 +88,7 @@ def train(args: Args, kind: str, folder: Path, seed: int) -> None:
         "episodes": 4,
         "queries": 4,
         "learning_rate": 1e-4,
+        "dtype": "float32",
         "save_every": 50,
         "watch_every": 50,
         "seed": seed,

@@ -8,7 +8,6 @@ model in OUT/model; the same command continues after an interruption.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from pathlib import Path
 from typing import Any, Literal
 
@@ -112,7 +111,7 @@ def run(args: Args) -> None:
         materials.model_config(start, start.tokenizer, episodes, args.dtype)
     )
     learner = supervise.Learner(functions, start.tokenizer, start.params)
-    settings = improve.fit(settings, learner, itertools.chain(episodes, exam))
+    settings = improve.fit(settings, learner, episodes)
     metadata = {"command": command_line(), "from": start.metadata}
     keeper = Keeper(args.out, functions, start.tokenizer, metadata)
     state, seconds = improve.improve(

@@ -7,7 +7,6 @@ command continues after an interruption and ends with the same weights.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from pathlib import Path
 from typing import Any, Literal
 
@@ -107,11 +106,10 @@ def run(args: Args) -> None:
     functions = Functional(
         materials.model_config(start, tokenizer, episodes, args.dtype)
     )
-    words, told = supervise.Words(tokenizer), itertools.chain(episodes, exam)
     plan = dataclasses.replace(
         settings.curriculum,
         **curriculum.patches(functions.config),
-        **curriculum.lengths(told, words, args.previous),
+        **curriculum.lengths(episodes, supervise.Words(tokenizer), args.previous),
     )
     metadata = {"command": command_line(), "args": dataclasses.asdict(args)}
     metadata["args"] = {k: str(v) for k, v in metadata["args"].items()}

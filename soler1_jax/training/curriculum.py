@@ -6,7 +6,7 @@ model learns to see, and once more over the two stages in which it is asked.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from soler1_jax.common.errors import UserError, nearest_hint, require_non_negative
@@ -149,12 +149,12 @@ def patches(config: ModelConfig) -> dict[str, int]:
 
 
 def lengths(
-    episodes: Iterable[Episode], tokenizer: batches.Encoder, previous: float
+    episodes: Sequence[Episode], tokenizer: batches.Encoder, previous: float
 ) -> dict[str, int]:
     """Token lengths that hold every text of some episodes, as few as do.
 
     Args:
-      episodes: to learn from and to be examined on; all of them are read.
+      episodes: all of them are read.
       tokenizer: of the model.
       previous: see CurriculumConfig.
 

@@ -1,7 +1,7 @@
 """A run of reinforcement learning from verifiable rewards, from its parts."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from soler1_jax.data.batches import BatchConfig, dataset
@@ -48,9 +48,9 @@ class Settings:
 
 
 def fit(
-    settings: Settings, learner: supervise.Learner, episodes: Iterable[Episode]
+    settings: Settings, learner: supervise.Learner, episodes: Sequence[Episode]
 ) -> Settings:
-    """The same settings with lengths that hold the texts of all these episodes."""
+    """The same settings with lengths that hold the data set's texts."""
     words = supervise.Words(learner.tokenizer)
     found = curriculum.lengths(episodes, words, settings.batch.previous)
     found |= curriculum.patches(learner.functions.config)

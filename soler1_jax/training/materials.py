@@ -105,8 +105,7 @@ def model_config(
 
 def noun_ids(episodes: Sequence[Episode], tokenizer: Tokenizer) -> tuple[int, ...]:
     """Ids of the words by which tasks name their things, in ascending order."""
-    rows = (episodes[index] for index in range(len(episodes)))
-    names = {episode.names[episode.named] for episode in rows}
+    names = {episode.names[episode.named] for episode in episodes}
     return tuple(sorted({i for name in names for i in tokenizer.encode(name)}))
 
 

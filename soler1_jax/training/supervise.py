@@ -141,7 +141,8 @@ class Examiner:
     Args:
       keeper: writes the model folder.
       episodes: to be examined on; none means that the newest model is kept.
-      config: lengths of prompts and completions.
+      config: of the batches that are learned from. Longer texts of the examination
+        lengthen its own batches alone, so that what is learned does not depend on it.
     """
 
     def __init__(
@@ -151,6 +152,9 @@ class Examiner:
         self._keeper = keeper
         self._exam = None
         if episodes:
+            held = curriculum.lengths(episodes, words, 0.0)
+            longer = {k: max(v, getattr(config, k)) for k, v in held.items()}
+            config = dataclasses.replace(config, **longer)
             self._exam = validation.make_exam(episodes, words, config, EXAM_BATCH)
         budget = thought_budget(config)
         grammar = progress_grammar(functions.config.text.vocab_size, budget)

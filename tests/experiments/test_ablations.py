@@ -1,27 +1,16 @@
 """The ablations cover all families, and a variant differs as it says it does."""
 
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
 import pytest
 
 from soler1_jax.cli import synth
 from soler1_jax.envs import tasks
 
-FILE = Path(__file__).parents[2] / "experiments" / "ablations.py"
-
 
 @pytest.fixture(scope="module")
-def ablations():
-    spec = importlib.util.spec_from_file_location("ablations", FILE)
-    module = importlib.util.module_from_spec(spec)
-    # Its annotations are resolved by name.
-    sys.modules["ablations"] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["ablations"]
+def ablations(load):
+    return load("ablations")
 
 
 def test_families_are_those_of_the_tasks(ablations):

@@ -1,24 +1,13 @@
 """What reinforcement learning gained is told seed by seed, and kinds stay apart."""
 
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
 import pytest
 
-FILE = Path(__file__).parents[2] / "experiments" / "rlvr_gain.py"
-
 
 @pytest.fixture
-def gain():
-    spec = importlib.util.spec_from_file_location("rlvr_gain", FILE)
-    module = importlib.util.module_from_spec(spec)
-    # Its annotations are resolved by name.
-    sys.modules["rlvr_gain"] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["rlvr_gain"]
+def gain(load):
+    return load("rlvr_gain")
 
 
 def test_gains_are_differences_to_the_same_weights(gain):
@@ -50,3 +39,7 @@ def test_a_kind_that_a_call_leaves_out_stays(gain, tmp_path, monkeypatch):
     table = json.loads((tmp_path / "out.json").read_text())
     assert table["rlvr"] == kept and len(table["supervised"]["seeds"]) == 2
     assert calls == [(k, s) for k in ("rlvr", "supervised") for s in (1, 2)]
+    other = json.loads((tmp_path / "out.json").read_text()) | {"weights": "others"}
+    (tmp_path / "out.json").write_text(json.dumps(other))
+    gain.main(gain.Args(kind=("rlvr",), **given | {"runs": tmp_path / "again"}))
+    assert "supervised" not in json.loads((tmp_path / "out.json").read_text())

@@ -1,29 +1,15 @@
 """Rows of unseen tasks are kept, replaced and summed up as the table says."""
 
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from soler1_jax.common.errors import UserError
 
-FOLDER = Path(__file__).parents[2] / "experiments"
-
-
-def load(name):
-    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    # Its annotations are resolved by name.
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
 
 @pytest.fixture
-def unseen(monkeypatch, tmp_path):
+def unseen(load, monkeypatch, tmp_path):
     """The experiment, with policies that end at a success that the test sets."""
     module = load("unseen")
     module.ends = {}
@@ -36,8 +22,7 @@ def unseen(monkeypatch, tmp_path):
             (groups / f"{args.rewarder}-{seed}.json").write_text(json.dumps(rows))
 
     monkeypatch.setattr(module.rl, "run", learned)
-    yield module
-    del sys.modules["unseen"]
+    return module
 
 
 def policy(task, seed, success):
@@ -103,7 +88,7 @@ def test_rows_with_caution_are_kept_apart(unseen, tmp_path):
     assert set(found) == {"nano", "nano-caution-1"}
 
 
-def test_the_picture_shows_every_task(unseen, tmp_path):
+def test_the_picture_shows_every_task(load, unseen, tmp_path):
     pytest.importorskip("matplotlib").use("agg")
     drawing = load("unseen_figure")
     tasks = ("reach-red-cube", "touch-purple-ball")
@@ -126,7 +111,7 @@ def test_the_picture_shows_every_task(unseen, tmp_path):
         drawing.main(drawing.Args(figures=tmp_path / "none.json"))
 
 
-def test_running_means_are_of_the_last_iterations():
+def test_running_means_are_of_the_last_iterations(load):
     drawing = load("unseen_figure")
     values = np.random.default_rng(0).random((3, 30))
     found = drawing.running_mean(values)
